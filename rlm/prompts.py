@@ -9,7 +9,7 @@ the prompts of one run come to less than 1,000 tokens."""
 __all__ = ['REPL_SYSTEM_PROMPT', 'FENCED_PROMPT', 'LAST_STEP_PROMPT', 'signature_of', 'describe_function', 'describe_functions',
            'system_prompt', 'amount', 'describe_text', 'describe_parts', 'describe_context', 'user_prompt',
            'note_no_end', 'in_short', 'names_in_short', 'note_bad_arguments', 'note_unknown_tool', 'note_open_fence',
-           'note_unknown_variable', 'note_repeated_call']
+           'note_unknown_variable', 'note_repeated_call', 'note_not_run']
 
 # %% ../nbs/01_prompts.ipynb #d796eb9e
 import inspect, keyword
@@ -220,3 +220,7 @@ def note_unknown_variable(
 def note_repeated_call() -> str:
     "For a call that repeats another of the same reply"
     return "This call repeats one of the same reply, so it was not run again: the first result stands."
+
+def note_not_run() -> str:
+    "For a call that came after the end of the run"
+    return "Not run: the run was over."
