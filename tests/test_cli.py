@@ -1,0 +1,293 @@
+"The command: what a script gets from it, what a person at a terminal sees, and how it fails."
+import json, os, re, signal, subprocess, sys, time
+from pathlib import Path
+
+import pexpect, pytest
+
+from rlm.cli import DEMO, as_json, log_path, run_command
+from rlm.offline import Fault, serve, tool_call
+from rlm.trajectory import Trajectory
+
+offline = ("-m", "offline/extractive")
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    "A folder of its own, with something to read; logs go to its `logs`"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RLM_LOG_DIR", str(tmp_path/"logs"))
+    (tmp_path/"notes").mkdir()
+    (tmp_path/"notes"/"monday.txt").write_text("Anna comes at nine.\nBen comes at ten.\n")
+    (tmp_path/"notes"/"tuesday.txt").write_text("Ben is ill.\n")
+    return tmp_path
+
+@pytest.fixture
+def rlm(capfd):
+    "Run the command in this process: exit code, standard output, standard error"
+    def f(*args):
+        code = run_command([str(o) for o in args])
+        return code,*capfd.readouterr()
+    return f
+
+@pytest.fixture
+def scripted():
+    "Servers that reply as told; gives the options which send the command there"
+    servers = []
+    def f(replies, **kw):
+        servers.append(serve(replies, **kw))
+        return ("-m", "openai/gpt-4o-mini", "--base-url", servers[-1].base_url)
+    yield f
+    for o in servers: o.close()
+
+def process(*args, **kw): return subprocess.Popen([sys.executable, "-m", "rlm", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+def one_sentence(err): return err.startswith("rlm: ") and err.count("\n") == 1 and "Traceback" not in err
+
+# Wrong usage and bad input
+
+def write(name, data):
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_bytes(data)
+    return name
+
+bad_input = {
+    "empty question": (lambda: [" ", "notes", *offline], "The question is empty"),
+    "missing file": (lambda: ["q", "nowhere.txt", *offline], "nowhere.txt: no such file"),
+    "binary file": (lambda: ["q", write("x.png", b"\x89PNG\0"), *offline], "x.png: binary, not text"),
+    "only binary files": (lambda: ["q", os.path.dirname(write("bin/x", b"\0")), *offline], "bin: no text here"),
+    "empty folder": (lambda: [os.mkdir("empty") or "q", "empty", *offline], "empty: no file in this folder"),
+    "pattern without files": (lambda: ["q", "notes/*.md", *offline], "notes/*.md: no file matches"),
+    "wrong encoding": (lambda: ["q", write("latin.txt", b"caf\xe9!"), *offline], "offset 3 is not utf-8"),
+    "log folder is a file": (lambda: ["q", "notes", "--log-dir", "notes/monday.txt", *offline], "no log can be written here (file exists)"),
+    "log folder below a file": (lambda: ["q", "notes", "--log-dir", "notes/monday.txt/x", *offline], "(not a directory)"),
+    "no question": (lambda: [], "QUESTION"),
+    "unknown option": (lambda: ["q", "--speed"], "--speed"),
+    "no steps": (lambda: ["q", "notes", "--max-steps", "0"], "--max-steps"),
+    "steps that are no number": (lambda: ["q", "notes", "--max-steps", "many"], "--max-steps"),
+    "file name with an escape": (lambda: ["q", "\x1bcx", *offline], "cx: no such file")}
+
+@pytest.mark.parametrize("case", bad_input)
+def test_bad_input_is_one_sentence(rlm, case):
+    args,words = bad_input[case]
+    code,out,err = rlm("ask", *args())
+    assert (code, out) == (2, "")
+    assert one_sentence(err) and words in err and "\x1b" not in err, err
+
+def test_advice_fits_a_command_line(rlm):
+    assert "iconv -f cp1252" in rlm("ask", "q", write("latin.txt", b"caf\xe9!"), *offline)[2]
+
+def test_no_model_lists_what_to_set(rlm):
+    code,out,err = rlm("ask", "q", "notes")
+    assert (code, out) == (2, "") and err.startswith("rlm: No model is named")
+    for o in ("-m", "RLM_MODEL", "OPENAI_API_KEY", "ollama_chat/", "--base-url", "offline/extractive"): assert o in err
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["ask", "--help"], ["demo", "-h"], ["--version"]])
+def test_help(rlm, args):
+    code,out,err = rlm(*args)
+    assert code == (0 if args else 2)
+    assert "Usage:" in out + err or out.startswith("rlm ")
+    assert max(map(len, (out+err).splitlines())) <= 80
+    if args == ["ask", "--help"]: assert all(o in out for o in ("RLM_MODEL", "RLM_SUB_MODEL", "RLM_BASE_URL", "RLM_LOG_DIR", "default: 30", "Exit codes"))
+
+def test_help_loads_little():
+    code = "import sys; sys.argv = ['rlm', '--help']\nfrom rlm.cli import run_command\nrun_command()\nprint(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split())
+    assert not loaded & {"litellm", "IPython", "rich.console", "fastcore", "pydantic", "rlm.trajectory", "rlm.lm"}
+
+# Failures of the model
+
+def test_unknown_provider(rlm):
+    code,out,err = rlm("ask", "q", "notes", "-m", "nosuch/model")
+    assert (code, out) == (1, "") and one_sentence(err) and "nosuch/model" in err and "--base-url" in err
+
+def test_unknown_model(rlm, scripted):
+    code,out,err = rlm("ask", "q", "notes", *scripted(["x"], models=["another"]))
+    assert (code, out) == (1, "") and one_sentence(err) and "does not exist" in err
+
+def test_wrong_key(rlm, scripted, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-wrong-wrong")
+    code,out,err = rlm("ask", "q", "notes", *scripted(["x"], api_key="right"))
+    assert (code, out) == (1, "") and one_sentence(err) and "key" in err
+    assert "wrong-wrong" not in err + "".join(o.read_text() for o in Path("logs").iterdir())
+
+def test_failing_after_a_draft(rlm, scripted):
+    replies = [tool_call("answer['content'] = 'about ten'"), Fault(400, "no credit left")]
+    code,out,err = rlm("ask", "q", "notes", *scripted(replies))
+    assert (code, out) == (1, "")
+    assert "rlm: The best answer so far: about ten\n" in err and "no credit left" in err.splitlines()[-1]
+
+def test_json_after_a_failure(rlm, scripted):
+    replies = [tool_call("answer['content'] = 'about ten'"), Fault(400, "no credit left")]
+    code,out,err = rlm("ask", "q", "notes", "--json", "-q", *scripted(replies))
+    o = json.loads(out)
+    assert code == 1 and one_sentence(err)
+    assert (o["answer"], o["status"], o["how"], o["steps"]) == ("about ten", "error", "fallback", 1) and "no credit left" in o["error"]
+    code,out,err = rlm("ask", "q", "nowhere.txt", "--json", *offline)
+    assert code == 2 and one_sentence(err) and "nowhere.txt" in json.loads(out)["error"]
+
+def test_a_bug_is_one_sentence_too(rlm, monkeypatch):
+    def bug(*args, **kw): raise KeyError("oops")
+    monkeypatch.setattr("rlm.core.run", bug)
+    code,out,err = rlm("ask", "q", "notes", *offline)
+    assert (code, out) == (1, "") and one_sentence(err) and "KeyError: 'oops' (set RLM_DEBUG=1" in err
+    monkeypatch.setenv("RLM_DEBUG", "1")
+    assert "Traceback" in rlm("ask", "q", "notes", *offline)[2]
+
+# Answers
+
+def test_answer_alone_on_stdout(rlm):
+    code,out,err = rlm("ask", "Who is ill?", "notes", *offline)
+    assert (code, out) == (0, "Ben is ill.\n")
+    assert err.startswith("offline/extractive on 2 texts, 50 characters\nstep 1: 1 cell, ")
+    log = Path(re.search("^log: (.*)$", err, re.M)[1])
+    assert log.parent == Path(os.environ["RLM_LOG_DIR"]) and Trajectory.load(log).answer == "Ben is ill."
+
+def test_quiet(rlm): assert rlm("ask", "Who is ill?", "notes", "-q", *offline) == (0, "Ben is ill.\n", "")
+
+def test_settings_from_the_environment(rlm, scripted, monkeypatch):
+    _,model,_,url = scripted([tool_call("FINAL(llm_query('?'))"), "pong"])
+    for k,v in dict(RLM_MODEL=model, RLM_BASE_URL=url, RLM_SUB_MODEL="openai/gpt-4o", RLM_LOG_DIR="").items(): monkeypatch.setenv(k, v)
+    code,out,err = rlm("ask", "q", "notes", "--json", "--no-log")
+    o = json.loads(out)
+    assert code == 0 and (o["answer"], o["model"], o["sub_model"], o["sub_calls"], o["log"]) == ("pong", model, "openai/gpt-4o", 1, None)
+    assert set(o["usage_by_model"]) == {model, "openai/gpt-4o"} and o["usage"]["calls"] == 2
+    assert o["cost"] == o["usage"]["cost"] > 0 and not Path("logs").exists()
+
+def test_stopped_at_a_limit(rlm, scripted):
+    code,out,err = rlm("ask", "q", "notes", "--max-steps", "2", *scripted([tool_call("1"), "FINAL(two, perhaps)"]))
+    assert (code, out) == (3, "two, perhaps\n") and "Stopped at max_steps: this is the best there was by then." in err
+
+def test_no_proper_end(rlm, scripted):
+    code,out,err = rlm("ask", "q", "notes", "-q", *scripted(["It is ten.", "I said: ten."]))
+    assert (code, out) == (0, "I said: ten.\n") and one_sentence(err) and "never said that it was done" in err
+
+@pytest.mark.parametrize("code,out", [("FINAL(0)", "0\n"), ("FINAL('')", "\n"), ("FINAL([1, 'ä'])", '[\n  1,\n  "ä"\n]\n'), ("FINAL('\\x1b[1mraw')", "\x1b[1mraw\n")])
+def test_answers_go_out_as_they_are(rlm, scripted, code, out):
+    assert rlm("ask", "q", "notes", "-q", *scripted([tool_call(code)]))[:2] == (0, out)
+
+def test_json_of_answers_that_json_lacks():
+    from rlm.trajectory import End, Final, Run
+    for answer in (float("nan"), {(1, 2): 3}, {1, 2}, b"x"):
+        t = Trajectory(events=[Run(), Final(answer=answer), End()])
+        assert "NaN" not in as_json(t) and json.loads(as_json(t))["answer"] == str(answer)
+
+def test_files_left_out_are_named(rlm):
+    write("notes/logo.png", b"\x89PNG\0")
+    err = rlm("ask", "Who is ill?", "notes", "-q", *offline)[2]
+    assert one_sentence(err) and "left out" in err and "logo.png" in err
+
+def test_log_names_are_new(tmp_path):
+    names = {log_path("Who? "*100, tmp_path).name for _ in range(20)}
+    assert len(names) == 20 and all(len(o) < 70 for o in names)
+    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{4}\.jsonl", log_path("谁?", tmp_path).name)
+
+# The process, and what code in it can do
+
+mischief = """import os, subprocess, sys, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+os.system("echo system")
+subprocess.run(["echo", "subprocess"])
+sys.__stdout__.write("dunder\\n")
+os.write(1, b"write\\n")
+print(os.read(0, 10))
+FINAL("clean")"""
+
+def test_stdout_is_pure_whatever_code_does_and_the_process_ends(scripted):
+    p = process("ask", "q", "-", "notes/monday.txt", *scripted([tool_call(mischief)]), stdin=subprocess.PIPE)
+    out,err = p.communicate("from a pipe", timeout=40)
+    assert (p.returncode, out) == (0, "clean\n"), err
+    for o in ("system", "subprocess", "dunder", "write"): assert f"{o}\n" in err
+
+def test_a_reader_who_went_away(scripted, monkeypatch, capfd):
+    r,w = os.pipe()
+    os.close(r)
+    kept = os.dup(1)
+    with open(w, "w") as gone:
+        monkeypatch.setattr("sys.stdout", gone)
+        assert run_command(["ask", "q", "notes", "-q", *scripted(["FINAL(x)"])]) == 141
+        os.dup2(1, w)
+    os.dup2(kept, 1)
+    os.close(kept)
+    assert capfd.readouterr() == ("", "")
+
+def test_stdin(rlm, monkeypatch, scripted):
+    import io
+    def stdin(data): monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    stdin(b"Anna is here.\nCleo is ill.\n")
+    assert rlm("ask", "Who is ill?", "-q", *offline)[:2] == (0, "Cleo is ill.\n")
+    stdin(b"Anna is here.\nCleo is ill.\n")
+    out = rlm("ask", "Where is Cleo?", "-", "notes/monday.txt", "--json", *scripted([tool_call("FINAL(sorted(context))")]))[1]
+    assert json.loads(out)["answer"] == ["-", "notes/monday.txt"]
+    for data,words in {b"": "standard input is empty", b" \n": "standard input is empty", b"\xff\xfe": "standard input"}.items():
+        stdin(data)
+        code,out,err = rlm("ask", "q", *offline)
+        assert (code, out) == (2, "") and one_sentence(err) and words in err
+
+# On a terminal
+
+def terminal(*args, width=80, **env):
+    return pexpect.spawn(sys.executable, ["-m", "rlm", *args], dimensions=(40, width), encoding="utf-8", timeout=30,
+                         env=dict(os.environ, TERM="xterm-256color", **env))
+def plain(text): return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", text).replace("\r\n", "\n")
+
+def test_on_a_terminal_steps_and_answer_are_shown(scripted):
+    ask = tool_call("notes = llm_query_batched(['a', 'b'])\nnotes", content="I ask *twice*.")
+    p = terminal("ask", "When \x1b[2Jdoes Ben come?", "notes", *scripted([ask, "at ten", "at ten", "FINAL(at ten \x1b]0;evil\x07)"]), width=60)
+    shown = plain(p.read())
+    p.close()
+    assert p.exitstatus == 0
+    for o in ("waiting for openai/gpt-4o-mini", "── step 1 ──", "I ask *twice*.", "┃ notes = llm_query_batched", "↳ 2 sub-calls", "│ ['at ten', 'at ten']", "── answer ──",
+              "\nat ten ␛]0;evil␇\n", "\nlog "): assert o in shown, shown
+    assert "\x1b]0" not in shown and max(len(o) for o in shown.split("── answer")[0].splitlines() if o.startswith("──")) <= 60
+
+def test_on_a_terminal_without_anything_to_read():
+    p = terminal("ask", "q", *offline)
+    shown = p.read()
+    p.close()
+    assert p.exitstatus == 2 and shown.startswith("rlm: Nothing to read: name files")
+
+def test_ctrl_c_ends_at_once_with_what_there_is(scripted):
+    p = terminal("ask", "q", "notes", *scripted([tool_call("answer['content'] = 'about ten'"), tool_call("import time\nprint('it begins')\ntime.sleep(60)")]))
+    p.expect("step 2 · running code")
+    start = time.monotonic()
+    p.sendintr()
+    shown = plain(p.read())
+    p.close()
+    assert p.exitstatus == 130 and time.monotonic() - start < 3
+    for o in ("│ it begins", "│ interrupted", "draft · interrupted", "\nabout ten\n", "\nlog "): assert o in shown, shown
+    assert "Traceback" not in shown
+    [log] = Path("logs").iterdir()
+    assert (Trajectory.load(log).status, Trajectory.load(log).answer) == ("cancelled", "about ten")
+
+def test_ctrl_c_twice_ends_code_that_swallows_it():
+    code = """from rlm.cli import interrupts
+import time
+with interrupts():
+    while True:
+        try: print("in", flush=True) or time.sleep(60)
+        except BaseException: pass"""
+    p = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    for _ in range(2):
+        assert p.stdout.readline() == "in\n"
+        p.send_signal(signal.SIGINT)
+    assert p.wait(5) == 130
+
+def test_ctrl_c_in_a_pipe(scripted):
+    p = process("ask", "q", "notes", *scripted([tool_call("answer['content'] = 'about ten'"), Fault("hang")]))
+    while not p.stderr.readline().startswith("step 1"): pass
+    p.send_signal(signal.SIGINT)
+    out,err = p.communicate(timeout=5)
+    assert (p.returncode, out) == (130, "")
+    assert "interrupted: 1 step" in err and "log: " in err and "The best answer so far: about ten" in err and "Traceback" not in err
+
+# The demonstration
+
+def test_demo(rlm):
+    from pydoc_data.topics import topics
+    code,out,err = rlm("demo", "--no-log")
+    assert (code, err) == (0, "")
+    assert "no neural network" in out and out.count("── answer ──") == 2 and "── step 5 ──" in out
+    for _,question,expected in [o for o in DEMO if o[0] in topics][:2]: assert question in out and expected in out
+
+def test_demo_fails_when_an_answer_is_wrong(rlm, monkeypatch):
+    monkeypatch.setattr("rlm.cli.DEMO", [("assert", "What does the assert statement do?", "makes coffee")])
+    code,out,err = rlm("demo", "--no-log")
+    assert code == 1 and one_sentence(err) and "makes coffee" in err
