@@ -366,14 +366,15 @@ def _show_cell(self:TerminalView, e):
 # %% ../nbs/11_view.ipynb #a59c135b
 @patch
 def _show_answer(self:TerminalView):
-    from rich.rule import Rule
+    from rich import box
+    from rich.panel import Panel
     from rich.text import Text
     t,colour = self.trajectory,"green" if self.trajectory.status == "done" else "yellow"
     text = Text(visible(answer_text(t.answer))) if t.answer != "" else Text("(an empty text)", "dim italic")
     title = "draft" if t.status in ("error", "cancelled") else "answer"
-    self._print(Heading(title if t.status == "done" else f"{title} · {outcome(t)}", style=f"bold {colour}"))
-    self._print("", text, "", sep="\n")
-    self._print(Rule(style=colour))
+    if t.status != "done": title += f" · {outcome(t)}"
+    self._print(Panel(text, box=box.HORIZONTALS, padding=(1, 0), title=Text(title, f"bold {colour}"), title_align="left",
+                      border_style=colour))
 
 @patch
 def stop(self:TerminalView):
