@@ -20,9 +20,9 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from . import prompts
+from .cell import clip
 from .context import facts
 from .lm import LM, as_lm
-from .shell import clip
 from .tools import Tool, make_run_repl, prep_shell
 from .trajectory import (Budget, Cell, End, Event, Final, InputError, LimitExceeded, Limits, Reply, RLMError, Run,
                             Trajectory, to_messages)

@@ -13,9 +13,10 @@ from typing import Any, Callable
 from fastcore.basics import patch
 from fastcore.docments import docments
 
+from .cell import CellResult
 from .context import load_context
 from .lm import LM, as_lm, litellm_module, run_sync
-from .shell import CellResult, InProcessShell
+from .shell import InProcessShell, outside_cell
 from .trajectory import Budget, InputError, RLMError, Subcall, Trajectory
 
 # %% ../nbs/06_tools.ipynb #81c500d7
@@ -61,8 +62,9 @@ def _batch(self:SubLM, prompts):
     self.batches += 1
     place = dict(batch=self.batches, of=len(prompts))
     async def together(): return await asyncio.gather(*(self._one(p, index=i, **place) for i,p in enumerate(prompts)))
-    litellm_module()
-    return run_sync(together())
+    with outside_cell(): # what LiteLLM or a display prints is not the cell's
+        litellm_module()
+        return run_sync(together())
 
 # %% ../nbs/06_tools.ipynb #68fd9151
 @patch
