@@ -372,7 +372,7 @@ def perform(self:Driver, effect):
         return self._reply(self.lm.complete(effect.messages, **self.params(effect)), effect)
     if not isinstance(effect, RunCell): return self._at_hand(effect)
     started,tool = self._started(),self.tools[effect.call.tool]
-    try: got = tool.fn(**tool.validate(effect.call.args))
+    try: got = tool.call(effect.call.args)
     except BaseException as e: got = e
     return self._ran(effect, started, got)
 
@@ -385,7 +385,7 @@ async def aperform(self:Driver, effect):
         return self._reply(await self.lm.acomplete(effect.messages, **self.params(effect)), effect)
     if not isinstance(effect, RunCell): return self._at_hand(effect)
     started,tool = self._started(),self.tools[effect.call.tool]
-    try: got = await tool.acall(**tool.validate(effect.call.args))
+    try: got = await tool.acall(effect.call.args)
     except BaseException as e: got = e
     return self._ran(effect, started, got)
 

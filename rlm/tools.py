@@ -55,9 +55,9 @@ async def _one(self:SubLM, prompt, **place):
 
 @patch
 def _batch(self:SubLM, prompts):
-    if self.lm is None: raise InputError("There is no model behind llm_query here: give one to prep_shell(context, model=...)")
-    for p in prompts:
-        if not isinstance(p, str): raise InputError(f"A prompt must be a string, not {type(p).__name__}: put question and text into one string")
+    if self.lm is None: raise InputError("There is no model behind llm_query: give one to prep_shell(context, model=...)")
+    if odd := {type(p).__name__ for p in prompts if not isinstance(p, str)}:
+        raise InputError(f"A prompt must be a string, not {', '.join(odd)}: put question and text into one string")
     self.budget.reserve(len(prompts))
     self.batches += 1
     place = dict(batch=self.batches, of=len(prompts))
@@ -122,37 +122,47 @@ def _arguments(fn):
     docs,fs = docments(fn),{}
     for n,p in inspect.signature(fn, eval_str=True).parameters.items():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD): continue
-        fs[n] = (Any if p.annotation is p.empty else p.annotation, Field(... if p.default is p.empty else p.default, description=docs.get(n) or None))
+        default = ... if p.default is p.empty else p.default
+        fs[n] = (Any if p.annotation is p.empty else p.annotation, Field(default, description=docs.get(n) or None))
     return create_model(fn.__name__, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fs)
 
+def _schema(fn, arguments):
+    "`fn` as a tool in OpenAI's format"
+    params = arguments.model_json_schema()
+    params.pop("title", None)
+    for o in params.get("properties", {}).values(): o.pop("title", None)
+    return dict(type="function", function=dict(name=fn.__name__, description=inspect.getdoc(fn) or "", parameters=params))
+
+# %% ../nbs/06_tools.ipynb #468a3422
 class Tool:
     "A Python function as a model sees it"
     def __init__(self,
         fn: Callable): # with a name and, for each argument that matters, an annotation
         self.fn,self.name,self._model = fn,fn.__name__,_arguments(fn)
+        self.schema = _schema(fn, self._model) # in OpenAI's format
         self.args = list(self._model.model_fields)
-        self.shell = getattr(fn, "shell", None)
-
-    async def acall(self, **kwargs):
-        "Call it without blocking the event loop"
-        if hasattr(self.fn, "acall"): return await self.fn.acall(**kwargs)
-        return await self.fn(**kwargs) if inspect.iscoroutinefunction(self.fn) else await asyncio.to_thread(self.fn, **kwargs)
-
-# %% ../nbs/06_tools.ipynb #4684a79d
-@patch(as_prop=True)
-def schema(self:Tool) -> dict:
-    "In OpenAI's format"
-    params = self._model.model_json_schema()
-    params.pop("title", None)
-    for o in params.get("properties", {}).values(): o.pop("title", None)
-    return dict(type="function", function=dict(name=self.name, description=inspect.getdoc(self.fn) or "", parameters=params))
+        self.shell = getattr(fn, "shell", None) # where it runs code, if it does
 
 @patch
 def validate(self:Tool, args: dict) -> dict:
-    "The arguments, converted to their types; raises `InputError` in words a model can act on"
+    "The arguments, converted to their types; raises `InputError`"
     from pydantic import ValidationError
     try: m = self._model.model_validate(args)
     except ValidationError as e:
         said = "; ".join(f"{'.'.join(map(str, o['loc']))}: {o['msg'].lower()}" for o in e.errors())
         raise InputError(f"{self.name} takes {', '.join(self.args)}: {said}") from None
     return {k: getattr(m, k) for k in m.model_fields_set}
+
+# %% ../nbs/06_tools.ipynb #0e8ac054
+@patch
+def call(self:Tool, args: dict) -> Any:
+    "Check the arguments and call the function"
+    res = self.fn(**self.validate(args))
+    return run_sync(res) if inspect.iscoroutine(res) else res
+
+@patch
+async def acall(self:Tool, args: dict) -> Any:
+    "As `call`, without blocking the running event loop"
+    args = self.validate(args)
+    if inspect.iscoroutinefunction(fn := getattr(self.fn, "acall", self.fn)): return await fn(**args)
+    return await asyncio.to_thread(fn, **args)
