@@ -14,7 +14,7 @@ MAKEFLAGS += --no-print-directory
 
 help: ## show this list
 	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv] [WORKERS=2] [ARGS='arguments for pytest']"
-	@sed -n 's/^\([a-z-]*\):.*## /  \1:/p' Makefile | awk -F: '{ printf "%-14s%s\n", $$1, $$2 }'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s%s\n", $$1, $$2 }' Makefile
 
 demo: setup-run ## ask the offline model two questions about the Python language reference
 	@$(BIN)/python -m rlm demo

@@ -1,0 +1,31 @@
+"""Recursive Language Models: answer questions over contexts far larger than a model's window
+
+Modules:
+
+- `rlm.context`: Turn files, folders and objects into a context, and describe any context without showing it.
+- `rlm.core`: Ask the model, run its code, show it the output, until it ends: written once, without I/O.
+- `rlm.lm`: One model behind one object: synchronous, asynchronous or streamed, retried, counted and safe to call from anywhere.
+- `rlm.offline`: Stand-ins for a language model that need no key and no network: a keyword extractor, scripted replies, a server on loopback.
+- `rlm.prompts`: What a model is told: how to work in the shell, what is in it, and what kind of thing `context` is.
+- `rlm.shell`: Runs one cell of model-written code in a real IPython shell, and returns exactly what that cell printed, showed, raised or answered.
+- `rlm.trajectory`: A run is its log: small typed events, appended to one file, from which everything else is computed."""
+
+__version__ = "0.1.0"
+
+# The docstring above is written by nbdev-export; the rest of this file is written by hand.
+# Each name is imported from its module when it is first used, so that `import rlm` costs nothing.
+_names = dict(
+    trajectory="""Trajectory Limits Usage RLMError InputError ContextError LimitExceeded LMError LMAuthError
+        LMNotFoundError LMConnectionError LMTimeoutError LMRateLimitError LMContextLengthError LMRequestError
+        LMServerError""",
+    lm="LM", tools="prep_shell make_run_repl", core="run advanced_toolloop")
+_module_of = {name: module for module, names in _names.items() for name in names.split()}
+__all__ = list(_module_of)
+
+def __getattr__(name):
+    if name not in _module_of: raise AttributeError(f"module 'rlm' has no attribute {name!r}")
+    from importlib import import_module
+    value = globals()[name] = getattr(import_module(f"rlm.{_module_of[name]}"), name)
+    return value
+
+def __dir__(): return sorted({*globals(), *__all__})

@@ -1,0 +1,16 @@
+"Every test, and every process a test starts, sees this checkout, no keys and nothing of the user's or the CI's settings."
+import os, tempfile
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+
+def join(sep, *parts): return sep.join(filter(None, parts))
+
+settings = ("_API_KEY", "_API_BASE", "_BASE_URL", "GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "NO_COLOR", "COLUMNS")
+for name in list(os.environ):
+    if name.startswith("RLM_") or name.endswith(settings): del os.environ[name]
+
+os.environ["PYTHONPATH"] = join(os.pathsep, str(root), os.environ.get("PYTHONPATH"))
+for name in ("NO_PROXY", "no_proxy"): os.environ[name] = join(",", os.environ.get(name), "127.0.0.1,localhost")
+home = tempfile.TemporaryDirectory(prefix="rlm-tests-")
+for name in ("XDG_STATE_HOME", "IPYTHONDIR"): os.environ[name] = f"{home.name}/{name.lower()}"
