@@ -1,8 +1,12 @@
 """Stand-ins for a language model that need no key and no network: a keyword extractor, scripted replies, a server on loopback.
 
-`offline/extractive` is a model name for LiteLLM. It answers with the sentences of a text that share most words with the question, and as a root model it explores a context with code. It is no neural network, and costs nothing.
+`offline/extractive` is a model name for LiteLLM. It answers with the sentences of a text that share most
+words with the question, and as a root model it explores a context with code. It is no neural network, and
+costs nothing.
 
-`ScriptedLM` is an `LM` that gives the replies, failures and delays it was told to and records what it was asked. `serve` puts either of them behind an OpenAI-compatible HTTP server on this machine, as `python -m rlm.offline` does in a process of its own:
+`ScriptedLM` is an `LM` that gives the replies, failures and delays it was told to and records what it was
+asked. `serve` puts either of them behind an OpenAI-compatible HTTP server on this machine, as `python -m
+rlm.offline` does in a process of its own:
 
 ```python
 from rlm.offline import ScriptedLM

@@ -13,8 +13,7 @@ __all__ = ['RLMError', 'InputError', 'ContextError', 'LMError', 'LMAuthError', '
 
 # %% ../nbs/00_trajectory.ipynb #60061075
 import itertools, json, os, threading, time
-from dataclasses import dataclass, field, fields, replace
-from functools import reduce
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Iterable
 

@@ -234,7 +234,7 @@ def test_on_a_terminal_steps_and_answer_are_shown(scripted):
     shown = plain(p.read())
     p.close()
     assert p.exitstatus == 0
-    for o in ("waiting for openai/gpt-4o-mini", "── step 1 ──", "I ask *twice*.", "┃ notes = llm_query_batched", "↳ 2 sub-calls", "│ ['at ten', 'at ten']", "── answer ──",
+    for o in ("waiting for openai/gpt-4o-mini", "── step 1 ──", "I ask *twice*.", "┃ notes = llm_query_batched", "↳ 2 sub-calls", "│ ['at ten', 'at ten']", "─ answer ─",
               "\nat ten ␛]0;evil␇\n", "\nlog "): assert o in shown, shown
     assert "\x1b]0" not in shown and max(len(o) for o in shown.split("── answer")[0].splitlines() if o.startswith("──")) <= 60
 
@@ -252,7 +252,7 @@ def test_ctrl_c_ends_at_once_with_what_there_is(scripted):
     shown = plain(p.read())
     p.close()
     assert p.exitstatus == 130 and time.monotonic() - start < 3
-    for o in ("│ it begins", "│ interrupted", "draft · interrupted", "\nabout ten\n", "\nlog "): assert o in shown, shown
+    for o in ("│ it begins", "│ interrupted", "draft · interrupted", "\n about ten ", "\nlog "): assert o in shown, shown
     assert "Traceback" not in shown
     [log] = Path("logs").iterdir()
     assert (Trajectory.load(log).status, Trajectory.load(log).answer) == ("cancelled", "about ten")
@@ -284,7 +284,7 @@ def test_demo(rlm):
     from pydoc_data.topics import topics
     code,out,err = rlm("demo", "--no-log")
     assert (code, err) == (0, "")
-    assert "no neural network" in out and out.count("── answer ──") == 2 and "── step 5 ──" in out
+    assert "no neural network" in out and out.count("─ answer ─") == 2 and "── step 5 ──" in out
     for _,question,expected in [o for o in DEMO if o[0] in topics][:2]: assert question in out and expected in out
 
 def test_demo_fails_when_an_answer_is_wrong(rlm, monkeypatch):
