@@ -2,6 +2,8 @@
 
 Modules:
 
+- `rlm.cell`: What one cell of code did, as a model is told it and as a person sees it: output that stays small, short tracebacks, one result.
+- `rlm.cli`: `rlm ask`: a question, some files, an answer; for people at a terminal and for scripts in a pipe.
 - `rlm.context`: Turn files, folders and objects into a context, and describe any context without showing it.
 - `rlm.core`: Ask the model, run its code, show it the output, until it ends: written once, without I/O.
 - `rlm.lm`: One model behind one object: synchronous, asynchronous or streamed, retried, counted and safe to call from anywhere.

@@ -6,8 +6,7 @@
 __all__ = ['CallError', 'SubLM', 'prep_shell', 'CellText', 'make_run_repl', 'Tool']
 
 # %% ../nbs/06_tools.ipynb #044c9b79
-import asyncio, hashlib, inspect, time
-from pathlib import Path
+import asyncio, hashlib, inspect
 from typing import Any, Callable
 
 from fastcore.basics import patch
@@ -15,9 +14,9 @@ from fastcore.docments import docments
 
 from .cell import CellResult
 from .context import load_context
-from .lm import LM, as_lm, litellm_module, run_sync
+from .lm import LM, as_lm, run_sync
 from .shell import InProcessShell, outside_cell
-from .trajectory import Budget, InputError, RLMError, Subcall, Trajectory
+from .trajectory import Budget, InputError, Subcall, Trajectory
 
 # %% ../nbs/06_tools.ipynb #81c500d7
 def _ends(text, n=100):
@@ -40,31 +39,31 @@ class SubLM:
         self.batches = 0
 
 # %% ../nbs/06_tools.ipynb #562f833e
+def _usable(prompts):
+    "Raise `InputError` unless all are strings"
+    if odd := {type(p).__name__ for p in prompts if not isinstance(p, str)}:
+        raise InputError(f"A prompt must be a string, not {', '.join(odd)}: put question and text into one string")
+
 @patch
-async def _one(self:SubLM, prompt, **place):
-    start,event = time.monotonic(),Subcall(**place, parent=self.parent, model=self.lm.model, prompt=_ends(prompt),
-        prompt_chars=len(prompt), prompt_hash=hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16])
-    try:
-        async with self.lm._slot():
-            self.budget.check()
-            c = await self.lm._call(prompt)
-        event.reply,event.usage,event.seconds = c.text,c.usage,c.seconds
-    except RLMError as e: event.error,event.seconds,failure = str(e),time.monotonic()-start,e
-    self.trajectory.append(event)
-    return event.reply if event.error is None else failure
+def _record(self:SubLM, prompt, res, **place):
+    "Append what came of one call"
+    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+    e = Subcall(**place, parent=self.parent, model=self.lm.model, prompt=_ends(prompt), prompt_chars=len(prompt),
+                prompt_hash=digest[:16])
+    if isinstance(res, Exception): e.error = str(res)
+    else: e.reply,e.usage,e.seconds = res.text,res.usage,res.seconds
+    self.trajectory.append(e)
 
 @patch
 def _batch(self:SubLM, prompts):
     if self.lm is None: raise InputError("There is no model behind llm_query: give one to prep_shell(context, model=...)")
-    if odd := {type(p).__name__ for p in prompts if not isinstance(p, str)}:
-        raise InputError(f"A prompt must be a string, not {', '.join(odd)}: put question and text into one string")
+    _usable(prompts)
     self.budget.reserve(len(prompts))
     self.batches += 1
     place = dict(batch=self.batches, of=len(prompts))
-    async def together(): return await asyncio.gather(*(self._one(p, index=i, **place) for i,p in enumerate(prompts)))
-    with outside_cell(): # what LiteLLM or a display prints is not the cell's
-        litellm_module()
-        return run_sync(together())
+    def before(i): self.budget.check()
+    def after(i, res): self._record(prompts[i], res, index=i, **place)
+    with outside_cell(): return self.lm.batch(prompts, before, after) # what the host prints is not the cell's output
 
 # %% ../nbs/06_tools.ipynb #68fd9151
 @patch
@@ -72,12 +71,12 @@ def llm_query(self:SubLM, prompt: str) -> str:
     "Ask another LM, which sees only `prompt`, and get its reply"
     res = self._batch([prompt])[0]
     if isinstance(res, Exception): raise res
-    return res
+    return res.text
 
 @patch
 def llm_query_batched(self:SubLM, prompts: list[str]) -> list[str]:
     "Ask about many prompts at once, in parallel; replies in the same order, 'ERROR: …' in place of a call that failed"
-    return [CallError(f"ERROR: {o}") if isinstance(o, Exception) else o for o in self._batch(list(prompts))]
+    return [CallError(f"ERROR: {o}") if isinstance(o, Exception) else o.text for o in self._batch(list(prompts))]
 
 # %% ../nbs/06_tools.ipynb #80fe278a
 def prep_shell(

@@ -7,9 +7,10 @@ import pytest
 from rlm import lm as lm_module
 from rlm.lm import LM, as_lm, as_message, as_usage, io_loop, litellm_module, run_async, run_sync
 from rlm.offline import Fault, ScriptedLM, Slow, serve, tool_call, tool_calls
-from rlm.trajectory import (InputError, LMAuthError, LMConnectionError, LMContextLengthError, LMError, LMNotFoundError, LMRateLimitError,
+from rlm.trajectory import (InputError, LimitExceeded, LMAuthError, LMConnectionError, LMContextLengthError, LMError, LMNotFoundError, LMRateLimitError,
                             LMRequestError, LMServerError, LMTimeoutError)
 
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{o}") for o in ("Accessing the 'model_", "Item.*ReadOnly")] # LiteLLM's, with the newest pydantic
 KEY = "sk-Zq7-this-must-not-be-seen"
 NOW = {"retry-after": "0.01"}
 JSON = {"content-type": "application/json"}
@@ -161,6 +162,7 @@ def no_keys(monkeypatch):
 @pytest.mark.parametrize("model,env", [("gpt-4o-mini", "OPENAI_API_KEY"), ("openai/gpt-5", "OPENAI_API_KEY"), ("anthropic/claude-sonnet-4-5", "ANTHROPIC_API_KEY"),
     ("gemini/gemini-2.5-flash", "GEMINI_API_KEY"), ("azure/x", "AZURE_API_BASE and AZURE_API_VERSION and AZURE_API_KEY")])
 def test_missing_key(model, env, no_keys):
+    lm_module.litellm_module()
     lm,start = LM(model, timeout=5, retries=4),time.monotonic()
     lm_module.first_pause = 5 # a second try would be noticed
     e = fails(lm, LMAuthError)
@@ -269,7 +271,12 @@ def test_keys_are_not_seen(case, monkeypatch, caplog, capfd):
                 assert KEY[3:] not in everything
                 assert e.value.__cause__ is None and e.value.__context__ is None
     out,err = capfd.readouterr()
-    assert KEY[3:] not in out + err + caplog.text and out == ""
+    assert KEY[3:] not in caplog.text and (out, err) == ("", "")
+
+def test_secrets_of_a_url():
+    lm = LM("m", base_url="http://team:pass%20word@localhost:8000/v1?key=AIza-1234&alt=json", api_key=KEY, extra_headers={"X-Auth-Token": "Basic dGVhbQ"})
+    said = str(lm._explain(ValueError(f"http://localhost:8000 refused 'pass word', AIza-1234, dGVhbQ and {KEY}")))
+    assert said.startswith("m at http://***@localhost:8000/v1?key=***&alt=json failed: http://localhost:8000 refused '***', ***, *** and *** (")
 
 def test_no_key_in_a_completion():
     with serve("ok") as srv: r = at(srv, api_key=KEY).complete("Hi")
@@ -345,6 +352,27 @@ def test_price():
     unpriced = [k for k,v in litellm.model_cost.items() if v.get("mode") == "chat" and not any("per_token" in o or "tier" in o for o in v)]
     assert unpriced and cost(unpriced[0]) is None # LiteLLM says that it costs nothing
 
+# ---- many at once
+
+def test_batch():
+    def reply(messages, tools): return Fault(400, message="unacceptable") if messages[-1]["content"] == "bad" else messages[-1]["content"].upper()
+    started,ended = [],{}
+    def before(i):
+        if i == 3: raise LimitExceeded("max_sub_calls", 4, 3)
+        started.append(i)
+    with serve(reply, latency=0.01) as srv:
+        res = at(srv, max_concurrency=2).batch(["a", "bad", "b", "c", [dict(role="user", content="d")]], before, ended.__setitem__, temperature=0)
+        assert srv.in_flight_max == 2 and len(srv.requests) == 4 and srv.requests[0]["body"]["temperature"] == 0
+    assert [getattr(o, "text", type(o)) for o in res] == ["A", LMRequestError, "B", LimitExceeded, "D"]
+    assert started == [0, 1, 2, 4] and ended == dict(enumerate(res))
+    assert LM("m").batch([]) == []
+
+def test_batch_that_cannot_go_on():
+    def after(i, res): raise OSError("disk full")
+    with serve(lambda messages, tools: "ok" if messages[-1]["content"] == "0" else Fault("hang")) as srv:
+        with pytest.raises(OSError, match="disk full"): at(srv).batch([str(i) for i in range(5)], after=after)
+        until(lambda: srv.in_flight == 0) # the others are not paid for
+
 # ---- streams
 
 def test_stream():
@@ -365,13 +393,17 @@ def test_stream_is_tried_again_until_there_is_text():
     with serve([Fault(503), Fault("drop"), "Here I am."]) as srv:
         s = at(srv).stream("Hi")
         assert "".join(s) == s.completion.text == "Here I am." and len(srv.requests) == 3
-    with serve([Fault("drop", body="One, two,"), "not asked for"]) as srv:
+    events = dict(choices=[dict(delta=dict(role="assistant", content="One,"))]), dict(error=dict(message="overloaded", code=503))
+    broken = Fault(200, headers={"content-type": "text/event-stream"}, body="".join(f"data: {json.dumps(o)}\n\n" for o in events))
+    with serve([broken, "not asked for"]) as srv:
         s,pieces = at(srv).stream("Hi"),[]
-        with pytest.raises(LMError) as e:
+        with pytest.raises(LMError, match="overloaded") as e:
             for o in s: pieces.append(o)
-        assert "".join(pieces).startswith("One,") and s.completion is None and len(srv.requests) == 1
+        assert pieces == ["One,"] and s.completion is None and len(srv.requests) == 1
         assert_sentence(e.value, at(srv))
         with pytest.raises(LMError): list(s)
+    with serve([Fault("drop", body="One, two,")]*2) as srv:
+        with pytest.raises(LMConnectionError): list(at(srv, retries=1).stream("Hi"))
 
 @pytest.mark.parametrize("body", ["", "data: [DONE]\n\n", "data: {bad\n\n", "<html>"])
 def test_stream_without_content(body):
