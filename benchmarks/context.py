@@ -1,7 +1,7 @@
 "What a context of 500 MB costs until the first request leaves."
 import sys, time, tracemalloc
 
-from benchmarks.measure import Row, interleaved, ms
+from benchmarks.measure import LINE, Row, interleaved, ms
 from rlm.core import run
 from rlm.offline import ScriptedLM, tool_call
 
@@ -36,12 +36,12 @@ def traced_peak(context):
 
 
 def rows(rounds=20):
-    line = "2024-05-17 12:00:03 INFO a line of a log, of about a hundred characters, as they are found in any server.\n"
-    small,large = line*10,line*(500*MB//len(line))
+    "A long and a short context, and what the long one takes"
+    small,large = LINE*10,LINE*(500*MB//len(LINE))
     first_request(small)
     before = peak_rss() if sys.platform != "win32" else 0
     a,b = map(ms, interleaved(rounds, lambda: first_request(large), lambda: first_request(small)))
+    def memory(what, amount): return Row(what, [amount], unit="MB", compare="value", target=50)
     res = [Row("500 MB to the first request, over 1 KB", a, b, compare="over", target=20),
-           Row("memory allocated by the run", [traced_peak(large)], unit="MB", compare="value", target=50)]
-    if before: res.append(Row("growth of the process's peak memory", [peak_rss() - before], unit="MB", compare="value", target=50))
-    return res
+           memory("memory allocated by the run", traced_peak(large))]
+    return res + ([memory("growth of the process's peak memory", peak_rss() - before)] if before else [])

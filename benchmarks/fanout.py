@@ -27,11 +27,12 @@ def bare(url, n):
     "Seconds in which LiteLLM gets them"
     litellm = litellm_module()
     async def one(prompt, slots):
-        async with slots: return await litellm.acompletion(MODEL, [dict(role="user", content=prompt)], base_url=url, api_key="none")
+        messages = [dict(role="user", content=prompt)]
+        async with slots: return await litellm.acompletion(MODEL, messages, base_url=url, api_key="none")
     async def together():
         slots = asyncio.Semaphore(IN_FLIGHT)
         return await asyncio.gather(*(one(o, slots) for o in prompts(n)))
-    # On the loop of our own calls: LiteLLM's logger serves one loop at a time, and moving it back and forth costs both sides
+    # On the loop of our own calls: LiteLLM's logger serves one loop at a time, and moving it costs both sides
     return seconds(lambda: asyncio.run_coroutine_threadsafe(together(), io_loop()).result())
 
 

@@ -2,7 +2,7 @@
 import json, tempfile
 from pathlib import Path
 
-from benchmarks.measure import Row
+from benchmarks.measure import LINE, Row
 from rlm.core import run
 from rlm.offline import ScriptedLM, tool_call
 
@@ -13,12 +13,13 @@ CELLS = ["print(len(context))\nprint(context[:20_000])",
 
 
 def rows():
-    line = "2024-05-17 12:00:03 INFO a line of a log, of about a hundred characters, as they are found in any server.\n"
-    context = line*(100_000_000//len(line))
+    "The log of a run that prints, asks and ends"
+    context = LINE*(100_000_000//len(LINE))
     sub = ScriptedLM(lambda messages, tools: "It is the log of a server. " * 5)
     with tempfile.TemporaryDirectory() as d:
         t = run("What is it?", context, ScriptedLM([tool_call(o) for o in CELLS]), sub, log=Path(d)/"run.jsonl")
         assert t.status == "done", t.error
         size = (Path(d)/"run.jsonl").stat().st_size
     said = len(json.dumps(t.messages()))
-    return [Row("3 steps, 21 sub-calls over 100 MB, beside the conversation alone", [size/1000], [said/1000], "KB", "value", target=100)]
+    what = "3 steps, 21 sub-calls over 100 MB, beside the conversation alone"
+    return [Row(what, [size/1000], [said/1000], "KB", "value", target=100)]

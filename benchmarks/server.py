@@ -1,4 +1,4 @@
-"A loopback model server that gives one reply: `python -m benchmarks.server REPLY-AS-JSON LATENCY`; ends when its standard input does."
+"A model server on loopback with one reply, until its input ends: `python -m benchmarks.server REPLY-AS-JSON LATENCY`."
 import json, sys
 
 from rlm.offline import serve

@@ -13,7 +13,7 @@ STEPS = 8
 
 
 def timed_run(url, log):
-    "A run of `STEPS` steps: the seconds of each from reply to reply, and the messages of each request but first and last"
+    "Of a run of `STEPS` steps, but the first and the last: seconds from reply to reply, and messages of each request"
     times = []
     def on_event(e):
         if isinstance(e, Reply): times.append(time.perf_counter())
@@ -25,7 +25,8 @@ def timed_run(url, log):
 def step_row(url, folder, rounds):
     "A step with a trivial cell against bare calls of the same messages, in a thread and on an event loop"
     litellm = litellm_module()
-    kw = dict(model=MODEL, base_url=url, api_key="none", tools=[Tool(make_run_repl(prep_shell(""))).schema], tool_choice="auto")
+    tools = [Tool(make_run_repl(prep_shell(""))).schema]
+    kw = dict(model=MODEL, base_url=url, api_key="none", tools=tools, tool_choice="auto")
     requests = timed_run(url, folder/"warm.jsonl")[1]
     log = iter(range(1_000_000))
     def ours(): return timed_run(url, folder/f"{next(log)}.jsonl")[0]
@@ -35,7 +36,7 @@ def step_row(url, folder, rounds):
         await litellm.acompletion(messages=messages, **kw)
         return time.perf_counter() - start
     async def each(): return [await one(o) for o in requests]
-    # On the loop of our own calls: LiteLLM's logger serves one loop at a time, and moving it back and forth costs both sides
+    # On the loop of our own calls: LiteLLM's logger serves one loop at a time, and moving it costs both sides
     def abare(): return asyncio.run_coroutine_threadsafe(each(), io_loop()).result()
     bare(), abare()
     a,b,c = map(ms, interleaved(rounds, ours, bare, abare))
@@ -54,6 +55,7 @@ def rest_row(url, folder, rounds):
 
 
 def rows(rounds=40):
+    "A step, and the rest of a run"
     with tempfile.TemporaryDirectory() as d:
         with model_server(tool_call("x = 1\nx")) as url: res = step_row(url, Path(d), rounds)
         with model_server(tool_call("FINAL('done')")) as url: return res + rest_row(url, Path(d)/"rest", rounds)

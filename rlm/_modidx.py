@@ -586,6 +586,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rlm.trajectory.Usage': ('trajectory.html#usage', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Usage.__add__': ('trajectory.html#usage.__add__', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Usage.__str__': ('trajectory.html#usage.__str__', 'rlm/trajectory.py'),
+                                'rlm.trajectory.Usage._repr_markdown_': ('trajectory.html#usage._repr_markdown_', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Usage._values': ('trajectory.html#usage._values', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Usage.total_tokens': ('trajectory.html#usage.total_tokens', 'rlm/trajectory.py'),
                                 'rlm.trajectory._event': ('trajectory.html#_event', 'rlm/trajectory.py'),

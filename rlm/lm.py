@@ -294,8 +294,7 @@ def _route(model, has_url):
 # %% ../nbs/02_lm.ipynb #a718c52c
 @patch
 async def _request(self:LM, messages, stream=False, **params):
-    model,kw = _route(self.model, bool(self.base_url)),dict(timeout=self.timeout, num_retries=0)
-    if not model.startswith("huggingface/"): kw["max_retries"] = 0 # that one would say each time that it ignores it
+    model,kw = _route(self.model, bool(self.base_url)),dict(timeout=self.timeout, num_retries=0, max_retries=0)
     if self.base_url: kw["base_url"] = self.base_url
     if self._api_key: kw["api_key"] = self._api_key
     elif self.base_url and model.startswith("openai/") and not os.environ.get("OPENAI_API_KEY"): kw["api_key"] = "none"
@@ -377,9 +376,11 @@ def _missing_keys(self:LM):
 
 @patch
 def _advise(self:LM, cls, e, keys):
-    if keys: return f"set {(' or ' if all('KEY' in o for o in keys) else ' and ').join(keys)}, or pass api_key"
+    either = " or " if all(o.endswith("API_KEY") for o in keys) else " and "
+    if keys: return f"set {either.join(keys)}, or pass api_key"
     if cls is LMAuthError: return "check the key"
     if cls is LMRateLimitError and (asked := _retry_after(e)): return f"try again in {math.ceil(asked)} s"
+    if cls is LMConnectionError and not self.base_url: return "check the network, and that the server is running"
     if cls is LMNotFoundError and self.base_url: return "check the model's name, and the URL, which often ends in /v1"
     return "set up what is missing" if cls is LMRequestError and _misses(e) else _advice[cls]
 

@@ -93,6 +93,9 @@ def __str__(self:Usage):
     calls = f"{self.calls} call{'s' if self.calls != 1 else ''}"
     return f"{calls} · {self.prompt_tokens:,} → {self.completion_tokens:,} tokens · {fmt_cost(self.cost)}"
 
+@patch
+def _repr_markdown_(self:Usage): return str(self)
+
 # %% ../nbs/00_trajectory.ipynb #b0db0e45
 @dataclass(frozen=True)
 class Limits:

@@ -1,5 +1,6 @@
 "The loop against unruly models: every way of ending, every malformed turn, and what must hold of the history and the log"
 import asyncio, json, os, signal, subprocess, sys, textwrap, threading, time
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -277,8 +278,11 @@ def test_log_grows_with_new_text_only(tmp_path):
 
 def test_fidelity(tmp_path):
     odd = "a\r\nb\x00c\udc80 漢\U0001f600"
-    t = run("Which?", {1: odd, "k": [b"bytes", None]}, ScriptedLM([tool_call("print(context[1])\nFINAL(context[1])")]), log=tmp_path/"r.jsonl")
-    assert t.answer == odd and Trajectory.load(tmp_path/"r.jsonl").answer == odd
+    context = {1: odd, "k": [b"bytes", None, date(2026, 1, 2)]}
+    t = run("Which?", context, ScriptedLM([tool_call("print(context[1])\nsame = context"), tool_call("FINAL(same['k'] + [same[1]])")]),
+            log=tmp_path/"r.jsonl")
+    assert t.answer == [b"bytes", None, date(2026, 1, 2), odd]
+    assert Trajectory.load(tmp_path/"r.jsonl").answer == ["b'bytes'", None, "2026-01-02", odd]
 
 # ---- asynchronous, in threads, interrupted, killed
 

@@ -5,7 +5,7 @@ from email.utils import formatdate
 import pytest
 
 from rlm import lm as lm_module
-from rlm.lm import LM, as_lm, as_message, as_usage, io_loop, litellm_module, run_async, run_sync
+from rlm.lm import LM, as_message, as_usage, litellm_module, run_sync
 from rlm.offline import Fault, ScriptedLM, Slow, serve, tool_call, tool_calls
 from rlm.trajectory import (InputError, LimitExceeded, LMAuthError, LMConnectionError, LMContextLengthError, LMError, LMNotFoundError, LMRateLimitError,
                             LMRequestError, LMServerError, LMTimeoutError)
@@ -120,6 +120,7 @@ def test_refused():
 
     assert "Connect call failed" in str(fails(lm))
     lm = LM("openai/scripted", base_url="http://nowhere.invalid/v1", retries=0)
+    assert "check that the server is running and that the URL is right" in str(fails(lm))
     assert "not known" in str(fails(lm, LMConnectionError)) or "resol" in str(fails(lm))
 
 @pytest.mark.parametrize("url", ["localhost:1/v1", "http://", "http://[bad/v1", "ftp://host/v1", "http://localhost:99999/v1", "http://localhost:port/v1", 8000, "not a url"])
@@ -168,6 +169,10 @@ def test_missing_key(model, env, no_keys):
     e = fails(lm, LMAuthError)
     assert time.monotonic() - start < 4 and env in str(e) and "no key" in str(e) and "pass api_key" in str(e)
     assert_sentence(e, lm)
+
+def test_several_variables(no_keys):
+    lm = LM("bedrock/anthropic.claude-3-sonnet-20240229-v1:0")
+    assert lm._advise(LMAuthError, None, lm._missing_keys()) == "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or pass api_key"
 
 def test_missing_key_at_a_server(no_keys):
     with serve("ok", api_key="sk-right") as srv:
@@ -464,7 +469,7 @@ def test_inside_a_running_loop():
         assert asyncio.run(main()) == ("ok",)*3
 
 def test_not_on_the_io_loop_itself():
-    lm = ScriptedLM(lambda messages, tools: as_lm(inner).complete("Hi").text, retries=0)
+    lm = ScriptedLM(lambda messages, tools: inner.complete("Hi").text, retries=0)
     inner = ScriptedLM(["never"])
     assert "await the asynchronous form" in str(fails(lm))
     async def nested(): return (await inner.acomplete("Hi")).text
@@ -509,15 +514,19 @@ def test_errors_are_let_go():
     "No circle of error, traceback and frame keeps the messages of a failed call in memory"
     import gc, weakref
     class Message(dict): pass
-    with serve([Fault(400)]*2) as srv:
-        lm = at(srv)
-        for stream in (False, True):
-            message = Message(role="user", content="Hi")
-            gone = weakref.ref(message)
-            try: list(lm.stream([message])) if stream else lm.complete([message])
+    class Refusing(LM):
+        async def _request(self, messages, **params): raise litellm_module().BadRequestError("No.", llm_provider="p", model="m")
+    litellm_module()
+    for ask in (LM.complete, lambda lm, messages: list(lm.stream(messages)), lambda lm, messages: lm.batch([messages])):
+        message = Message(role="user", content="Hi")
+        gone = weakref.ref(message)
+        gc.disable()
+        try:
+            try: ask(Refusing("m"), [message])
             except LMError: pass
             del message
-            until(lambda: gone() is None or gc.collect() and False or gone() is None)
+            until(lambda: gone() is None)
+        finally: gc.enable()
 
 def test_a_fault_of_the_program_is_not_tried_again():
     tries = []
