@@ -3,6 +3,7 @@ PYTHON  ?= python3
 VENV    ?= .venv
 WORKERS ?= 2
 ARGS    ?=
+NAMES   ?=
 BIN     := $(VENV)/bin
 # A Python that was asked for must be the one that runs; the default one only makes a new environment.
 SETUP   := .ci/setup "$(VENV)" "$(PYTHON)" $(if $(filter file,$(origin PYTHON)),any,exact)
@@ -13,7 +14,7 @@ SETUP   := .ci/setup "$(VENV)" "$(PYTHON)" $(if $(filter file,$(origin PYTHON)),
 MAKEFLAGS += --no-print-directory
 
 help: ## show this list
-	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv] [WORKERS=2] [ARGS='arguments for pytest']"
+	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv] [WORKERS=2] [ARGS='arguments for pytest'] [NAMES='benchmarks']"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s%s\n", $$1, $$2 }' Makefile
 
 demo: setup-run ## ask the offline model two questions about the Python language reference
@@ -26,7 +27,7 @@ test-lowest: ## the same with the lowest version of every requirement, in an env
 	@$(MAKE) test VENV=.venv-lowest LOWEST=1
 
 bench: setup ## measure against the floor: tables, and JSON
-	@for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+	@$(BIN)/python benchmarks/run.py $(NAMES) --json bench.json
 
 prepare: export readme check test ## export, clean, README, tests: before every commit
 

@@ -516,6 +516,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'rlm.tools.Tool.call': ('tools.html#tool.call', 'rlm/tools.py'),
                            'rlm.tools.Tool.validate': ('tools.html#tool.validate', 'rlm/tools.py'),
                            'rlm.tools._arguments': ('tools.html#_arguments', 'rlm/tools.py'),
+                           'rlm.tools._comments': ('tools.html#_comments', 'rlm/tools.py'),
                            'rlm.tools._ends': ('tools.html#_ends', 'rlm/tools.py'),
                            'rlm.tools._schema': ('tools.html#_schema', 'rlm/tools.py'),
                            'rlm.tools._usable': ('tools.html#_usable', 'rlm/tools.py'),

@@ -510,7 +510,7 @@ async def _batched(self:LM, i, messages, before, after, params):
         async with self._slot():
             before(i)
             res = await self._call(messages, **params)
-    except RLMError as e: res = e
+    except RLMError as e: res = e.with_traceback(None) # which would keep the prompt in memory
     after(i, res)
     return res
 

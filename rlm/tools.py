@@ -51,12 +51,12 @@ def _record(self:SubLM, prompt, res, **place):
     e = Subcall(**place, parent=self.parent, model=self.lm.model, prompt=_ends(prompt), prompt_chars=len(prompt),
                 prompt_hash=digest[:16])
     if isinstance(res, Exception): e.error = str(res)
-    else: e.reply,e.usage,e.seconds = res.text,res.usage,res.seconds
+    else: e.reply,e.usage,e.seconds,res.response = res.text,res.usage,res.seconds,None # LiteLLM's object is large
     self.trajectory.append(e)
 
 @patch
 def _batch(self:SubLM, prompts):
-    if self.lm is None: raise InputError("There is no model behind llm_query: give one to prep_shell(context, model=...)")
+    if self.lm is None: raise InputError("There is no model behind llm_query: prep_shell(context, model=...) sets one")
     _usable(prompts)
     self.budget.reserve(len(prompts))
     self.batches += 1
@@ -115,10 +115,20 @@ def make_run_repl(
     return run_repl
 
 # %% ../nbs/06_tools.ipynb #7b51796b
+_known_comments = {} # code object -> comments on the parameters
+
+def _comments(fn):
+    "The comments on the parameters of `fn`, as far as its source can be read"
+    code = getattr(fn, "__code__", fn)
+    if code not in _known_comments:
+        try: _known_comments[code] = docments(fn)
+        except Exception: _known_comments[code] = {}
+    return _known_comments[code]
+
 def _arguments(fn):
     "A pydantic model of the arguments of `fn`"
     from pydantic import ConfigDict, Field, create_model
-    docs,fs = docments(fn),{}
+    docs,fs = _comments(fn),{}
     for n,p in inspect.signature(fn, eval_str=True).parameters.items():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD): continue
         default = ... if p.default is p.empty else p.default
@@ -130,7 +140,8 @@ def _schema(fn, arguments):
     params = arguments.model_json_schema()
     params.pop("title", None)
     for o in params.get("properties", {}).values(): o.pop("title", None)
-    return dict(type="function", function=dict(name=fn.__name__, description=inspect.getdoc(fn) or "", parameters=params))
+    told = dict(name=fn.__name__, description=inspect.getdoc(fn) or "", parameters=params)
+    return dict(type="function", function=told)
 
 # %% ../nbs/06_tools.ipynb #468a3422
 class Tool:
