@@ -1,7 +1,7 @@
 """Everything about this project that can be out of order without a test failing: one sentence each.
 
 Each check is a function of the project's directory that returns sentences. Those that generate work in a copy."""
-import ast, contextlib, graphlib, os, re, shutil, sys, tempfile
+import ast, contextlib, graphlib, os, re, shutil, sys, tempfile, warnings
 from pathlib import Path
 
 def notebooks(root:Path) -> list:
@@ -92,8 +92,23 @@ def readme(root:Path) -> list:
         stale = changed(root, copy, "README.md")
     return ["README.md is stale: run `make readme`."] if stale else []
 
+def pages(root:Path) -> list:
+    "Can nbdev prepare every notebook for the site? There it runs only exports, cells with imports, and annotations."
+    from nbdev.serve import proc_nbs
+    found = []
+    with copied(root) as copy, warnings.catch_warnings(action="ignore"):
+        sys.path.insert(0, str(copy))
+        for p in notebooks(copy):
+            try: proc_nbs(copy/"nbs", n_workers=0, file_glob=p.name)
+            except Exception as e:
+                said = str(e).strip().splitlines() or [repr(e)]
+                cell = said[0].rpartition(" in ")[2].strip(" :")
+                found.append(f"The page of {p.relative_to(copy)} cannot be built: {said[-1]} in {cell} "
+                    "(nbdev runs only exports, cells with imports, and annotations for it).")
+    return found
+
 if __name__ == "__main__":
     root = Path(__file__).resolve().parent.parent
     found = merge_marks(root) # with marks in it, a notebook may not even be JSON
-    found = found or [o for check in (orphans, import_graph, exports, cleaned, readme) for o in check(root)]
+    found = found or [o for check in (orphans, import_graph, exports, cleaned, readme, pages) for o in check(root)]
     sys.exit("\n".join(found) or None)

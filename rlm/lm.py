@@ -138,7 +138,7 @@ class Completion:
     usage: Usage
     model: str              # as it was asked for
     finish_reason: str|None = None
-    seconds: float = 0.0    # from request to reply, retries included
+    seconds: float = field(default=0.0, repr=False) # from request to reply, retries included
     response: object = field(default=None, repr=False) # LiteLLM's own response object
 
     @property

@@ -52,6 +52,7 @@ def gateway(tmp_path):
             except subprocess.TimeoutExpired: proxy.kill()
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Accessing the 'model_") # LiteLLM's, with the newest pydantic
 @pytest.mark.skipif(bool(missing), reason=f"litellm[proxy] is not installed: no {', '.join(missing)}")
 def test_gateway(gateway, monkeypatch):
     url,srv = gateway
