@@ -46,8 +46,8 @@ def _by_frame(frame, through=None):
         if through and str(frame.f_globals.get("__name__")).partition(".")[0] not in through: return None
         frame = frame.f_back
 
-def current_shell() -> "InProcessShell|None":
-    "The shell for whose cell the calling code works; None when it works for the host"
+def current_shell():
+    "The `InProcessShell` for whose cell the calling code works; None when it works for the host"
     ref = _here.get()
     if ref is None: ref = _threads.get(threading.current_thread()) or _by_frame(sys._getframe(1))
     return ref() if ref else None
