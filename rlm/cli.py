@@ -76,7 +76,7 @@ def log_path(
         why,instead = (e.strerror or str(e)).lower(),"choose another folder with --log-dir, or --no-log"
         raise InputError(f"{folder}: no log can be written here ({why}); {instead}.") from None
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return folder/"-".join(o for o in (stamp, slug(question), f"{os.urandom(2).hex()}.jsonl") if o)
+    return folder/"-".join(o for o in (stamp, slug(question), f"{os.urandom(4).hex()}.jsonl") if o)
 
 # %% ../nbs/17_cli.ipynb #399aa893
 @contextmanager

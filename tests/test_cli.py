@@ -177,7 +177,7 @@ def test_files_left_out_are_named(rlm):
 def test_log_names_are_new(tmp_path):
     names = {log_path("Who? "*100, tmp_path).name for _ in range(20)}
     assert len(names) == 20 and all(len(o) < 70 for o in names)
-    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{4}\.jsonl", log_path("谁?", tmp_path).name)
+    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl", log_path("谁?", tmp_path).name)
 
 # The process, and what code in it can do
 
