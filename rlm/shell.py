@@ -8,15 +8,17 @@ and keeps them there; `FINAL(value)` in a cell ends it with an answer."""
 
 # %% auto #0
 __all__ = ['current_shell', 'outside_cell', 'QuietShell', 'EchoShell', 'CellShell', 'DisplayShell', 'FigureShell', 'NameShell',
-           'FinalAnswer', 'AnswerShell', 'run_command', 'CommandShell', 'LoopShell', 'InProcessShell', 'Shell']
+           'FinalAnswer', 'model_functions', 'AnswerShell', 'run_command', 'CommandShell', 'LoopShell',
+           'InProcessShell', 'Guarantees', 'Shell']
 
 # %% ../nbs/05_shell.ipynb #4a3be879
 import ast, atexit, base64, builtins, codecs, contextlib, contextvars, getpass, inspect, io, itertools, linecache, opcode
 import os, queue, re, signal, subprocess, sys, threading, time, types, weakref
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Callable, Protocol, runtime_checkable
 
 from IPython.core.builtin_trap import BuiltinTrap
 from IPython.core.compilerop import CachingCompiler
@@ -572,7 +574,7 @@ def protect(self: NameShell, **names):
 
 # %% ../nbs/05_shell.ipynb #a04bc660
 @patch
-def variables(self: NameShell) -> dict:
+def _own(self: NameShell):
     "The model's own variables"
     def own(k, v):
         if k in ("_", "answer") or isinstance(v, types.ModuleType): return False
@@ -580,12 +582,17 @@ def variables(self: NameShell) -> dict:
     return {k: v for k, v in list(self.user_ns.items()) if own(k, v)}
 
 @patch
+def variables(self: NameShell) -> dict:
+    "The model's own variables: what each is, in a few words, by name"
+    return {k: size_of(v) for k, v in self._own().items()}
+
+@patch
 def resolve(self: NameShell, name: str) -> Any:
     "The value of the variable `name`; a `NameError` lists the names there are"
     name = name.strip().strip("\"'`")
     value = self.user_ns.get(name, UNSET)
     if name in self._protected or value is not UNSET and value is not self.user_ns_hidden.get(name): return value
-    there = ", ".join(list(self.variables())[:50])
+    there = ", ".join(list(self._own())[:50])
     there = f"There are: {there}." if there else "You have set none yet."
     raise NameError(f"There is no variable {clipped_repr(name, 80)}. {there}")
 
@@ -596,7 +603,9 @@ class _Text(str):
     "A text that is echoed as it is"
     def __repr__(self): return str(self)
 
-def _model_functions(ref):
+def model_functions(
+    ref: Callable = lambda: None # gives the shell they work for
+) -> dict:
     "FINAL, FINAL_VAR and SHOW_VARS of one shell"
     def FINAL(value):
         "End with `value` as the answer."
@@ -607,12 +616,12 @@ def _model_functions(ref):
     def FINAL_VAR(name):
         "End with the value of the variable `name` (a string) as the answer."
         sh, is_object = ref(), not isinstance(name, str)
-        if not is_object and name not in sh.user_ns: is_object = any(v is name for v in sh.variables().values())
+        if not is_object and name not in sh.user_ns: is_object = any(v is name for v in sh._own().values())
         FINAL(name if is_object else sh.resolve(name))
 
     def SHOW_VARS():
         "List your variables, with type and size."
-        return _Text("\n".join(f"{k}: {size_of(v)}" for k, v in ref().variables().items()) or "no variables yet")
+        return _Text("\n".join(f"{k}: {v}" for k, v in ref().variables().items()) or "no variables yet")
 
     return dict(FINAL=FINAL, FINAL_VAR=FINAL_VAR, SHOW_VARS=SHOW_VARS)
 
@@ -621,7 +630,7 @@ class AnswerShell(NameShell):
     "Gives a model its ways to end"
     def __init__(self, keep: int = 1_000_000):
         super().__init__(keep)
-        self.protect(**_model_functions(self._ref))
+        self.protect(**model_functions(self._ref))
         self._fresh_answer()
 
     def _fresh_answer(self): self.user_ns["answer"] = {"content": None, "ready": False}
@@ -761,7 +770,7 @@ def stop(self: _OwnThread): self.jobs.put(None)
 # %% ../nbs/05_shell.ipynb #31aca09e
 class InProcessShell(LoopShell):
     "An IPython shell for model-written code, in this process"
-    _thread = None
+    home, _thread = "inprocess", None
 
     def run(self,
         code: str # one cell: Python, magics, `!cmd`, top-level `await`
@@ -842,14 +851,39 @@ def __del__(self: InProcessShell):
     try: self.close()
     except Exception: pass # the interpreter is shutting down
 
+# %% ../nbs/05_shell.ipynb #f1a3887e
+_asked = ("network", "files", "memory", "kill", "processes")
+
+@dataclass(frozen=True)
+class Guarantees:
+    "What is enforced on the code in a shell: for each, `enforced`, `best effort` or `none`, and a phrase on how"
+    home: str        # as `prep_shell` takes it: "inprocess", "process", "sandbox", "docker:IMAGE" or "podman:IMAGE"
+    network: tuple
+    files: tuple
+    memory: tuple
+    kill: tuple
+    processes: tuple
+    def levels(self) -> dict: return {k: getattr(self, k)[0] for k in _asked}
+    def __repr__(self):
+        rows = [f"  {k:10} {level:12} {how}" for k in _asked for level, how in [getattr(self, k)]]
+        return "\n".join([f"Code in {self.home!r}:", *rows])
+
+@patch
+def guarantees(self: InProcessShell) -> Guarantees:
+    "What is enforced on the code in this shell: nothing"
+    return Guarantees(self.home, network=("none", "as the host"), files=("none", "the host's, with your rights"),
+        memory=("none", "the host's"), kill=("best effort", "an interrupt, which code can ignore"),
+        processes=("none", "as the host"))
+
 # %% ../nbs/05_shell.ipynb #c9b8b45e
 @runtime_checkable
 class Shell(Protocol):
     "What the rest of the package needs of a shell, wherever its cells run"
-    user_ns: dict
+    home: str
     def run(self, code: str) -> CellResult: ...
     async def arun(self, code: str) -> CellResult: ...
     def protect(self, **names) -> None: ...
     def variables(self) -> dict: ...
     def resolve(self, name: str) -> Any: ...
+    def guarantees(self) -> Guarantees: ...
     def close(self) -> None: ...
