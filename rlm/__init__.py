@@ -9,6 +9,8 @@ Modules:
 - `rlm.lm`: One model behind one object: synchronous, asynchronous or streamed, retried, counted and safe to call from anywhere.
 - `rlm.offline`: Stand-ins for a language model that need no key and no network: a keyword extractor, scripted replies, a server on loopback.
 - `rlm.prompts`: What a model is told: how to work in the shell, what is in it, and what kind of thing `context` is.
+- `rlm.quiet`: An IPython shell that leaves the process around it alone: it can be made in any program, many times, and forgotten.
+- `rlm.routing`: Gives each cell of model-written code what it printed, and the host what the host printed, however many run at once.
 - `rlm.shell`: Runs one cell of model-written code in a real IPython shell, and returns exactly what that cell printed, showed, raised or answered.
 - `rlm.trajectory`: A run is its log: small typed events, appended to one file, from which everything else is computed."""
 
@@ -17,7 +19,7 @@ __version__ = "0.1.0"
 # The docstring above is written by nbdev-export; the rest of this file is written by hand.
 # Each name is imported from its module when it is first used, so that `import rlm` costs nothing.
 _names = dict(
-    trajectory="""Trajectory Limits Usage RLMError InputError ContextError LimitExceeded LMError LMAuthError
+    trajectory="""Trajectory Limits Usage RLMError InputError ContextError ShellError SandboxUnavailable LimitExceeded LMError LMAuthError
         LMNotFoundError LMConnectionError LMTimeoutError LMRateLimitError LMContextLengthError LMRequestError
         LMServerError""",
     lm="LM", tools="prep_shell make_run_repl", core="run advanced_toolloop")

@@ -1,4 +1,4 @@
-"Dense mechanism of `rlm.shell`: isolation of output, interrupts, ends, memory. The lessons are in nbs/05_shell.ipynb."
+"Dense mechanism of `rlm.shell` and of `rlm.quiet` and `rlm.routing` below it: isolation of output, interrupts, ends, memory."
 import asyncio, builtins, contextlib, gc, io, json, linecache, logging, os, signal, subprocess, sys, textwrap
 import threading, time, tracemalloc, weakref
 from concurrent.futures import ThreadPoolExecutor
