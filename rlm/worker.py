@@ -153,16 +153,17 @@ class Channel:
         kind, head, blob = check_prefix(self._read(_prefix.size))
         return kind, self._read(head), self._read(blob)
 
-    def send_parts(self, parts):
-        with self.lock:
-            for part in parts:
-                view = memoryview(part)
+    def send_parts(self, parts, timeout=-1):
+        if not self.lock.acquire(timeout=timeout): raise BrokenPipeError("another thread is still sending")
+        try:
+            for view in map(memoryview, parts):
                 while view.nbytes:
                     n = self._out.write(view)
-                    if not n: raise BrokenPipeError("the other side reads no more")
+                    if not n: raise BrokenPipeError("the other side does not read")
                     view = view[n:]
+        finally: self.lock.release()
 
-    def send(self, kind: bytes, message: dict, packer: Packer|None = None, raw=None): self.send_parts(to_frame(kind, message, packer, raw))
+    def send(self, kind: bytes, message: dict, raw=None): self.send_parts(to_frame(kind, message, raw=raw))
 
 # %% ../nbs/06_worker.ipynb #6d50dcc3
 _journal_size = 20_000 # characters
