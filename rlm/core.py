@@ -11,7 +11,7 @@ __all__ = ['Block', 'TextEnd', 'scan', 'Call', 'Turn', 'read_turn', 'CallLM', 'R
 
 # %% ../nbs/09_core.ipynb #d80abcd5
 import ast, asyncio, json, re, time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Generator, Iterable
@@ -23,8 +23,10 @@ from . import prompts
 from .cell import clip
 from .context import facts
 from .lm import LM, as_lm
+from .launch import ShellLimits
+from .shell import model_functions
 from .tools import Tool, make_run_repl, prep_shell
-from .trajectory import (Budget, Cell, End, Event, Final, InputError, LimitExceeded, Limits, Reply, RLMError, Run,
+from .trajectory import (Budget, Cell, End, Event, Final, InputError, LimitExceeded, Limits, Reply, RLMError, Run, ShellError,
                             Trajectory, to_messages)
 
 # %% ../nbs/09_core.ipynb #2dcfce5c
@@ -361,7 +363,7 @@ def _at_hand(self:Driver, effect):
     if isinstance(effect, Tell):
         return self.trajectory.append(Cell(parent=self.last_reply, step=effect.step, call_id=effect.call_id, output=effect.text))
     try: return [self.sh.resolve(effect.name)]
-    except (NameError, AttributeError):
+    except (NameError, AttributeError, ShellError):
         return prompts.note_unknown_variable(effect.name, list(self.sh.variables()) if self.sh else [])
 
 @patch
@@ -380,6 +382,7 @@ def perform(self:Driver, effect):
 @patch
 async def aperform(self:Driver, effect):
     "As `perform`, without blocking the running event loop"
+    if isinstance(effect, Resolve): return await asyncio.to_thread(self._at_hand, effect)
     if isinstance(effect, CallLM):
         self.budget.check()
         return self._reply(await self.lm.acomplete(effect.messages, **self.params(effect)), effect)
@@ -416,8 +419,8 @@ async def adrive(loop: Generator, driver: Driver) -> tuple:
 @patch
 def _draft(self:Driver):
     "The best answer so far"
-    draft = self.sh.user_ns.get("answer") if self.sh is not None else None
-    if isinstance(draft, dict) and draft.get("content") is not None: return draft["content"]
+    with suppress(Exception): # no shell, or one that is lost
+        if (draft := self.sh.resolve("answer")["content"]) is not None: return draft
     said = (scan(r.message.get("content") or "")[1] for r in reversed(self.trajectory.replies))
     return next(filter(None, said), None)
 
@@ -456,10 +459,9 @@ def _dialect(lm, dialect):
 
 def _opening(sh, lm, query, prompt, dialect):
     "The event that opens a run over the shell `sh`"
-    known = facts(sh.user_ns["context"])
-    functions = {k: sh.user_ns[k] for k in (*sh.functions, "FINAL", "FINAL_VAR", "SHOW_VARS")}
-    system = prompts.system_prompt(prompt or prompts.REPL_SYSTEM_PROMPT, functions, dialect)
-    return Run(query=query, model=lm.model, sub_model=sh.sub.lm.model, context=known, dialect=dialect, system=system,
+    known = facts(sh.context)
+    system = prompts.system_prompt(prompt or prompts.REPL_SYSTEM_PROMPT, sh.functions | model_functions(), dialect)
+    return Run(query=query, model=lm.model, sub_model=sh.sub.lm.model, context=known, dialect=dialect, system=system, shell=sh.home,
                prompt=prompts.user_prompt(query, known))
 
 # %% ../nbs/09_core.ipynb #d2704131
@@ -470,14 +472,14 @@ def show_event(
     if isinstance(e, Reply): print(f"── step {e.step}\n{e.message.get('content') or ''}".rstrip())
     if isinstance(e, Cell): print((f"{e.code.rstrip()}\n→ " if e.code else "→ ") + e.output)
 
-def _prepare(query, context, model, sub_model=None, *, base_url=None, limits=Limits(), prompt=None, functions=(),
-             dialect="auto", patterns=(), max_output=5000, log=None, on_event=None, verbose=False):
+def _prepare(query, context, model, sub_model=None, *, base_url=None, limits=Limits(), prompt=None, tools=(), shell="inprocess",
+             shell_limits=None, dialect="auto", patterns=(), max_output=5000, log=None, on_event=None, verbose=False):
     "The driver and the loop of a run"
     if not isinstance(query, str) or not query.strip():
         raise InputError("The question is empty: say what you want to know.")
     lm = as_lm(model, base_url)
     sub = lm if sub_model is None else as_lm(sub_model, base_url)
-    dialect,sh = _dialect(lm, dialect),prep_shell(context, sub, functions=functions)
+    dialect,sh = _dialect(lm, dialect),prep_shell(context, sub, tools=tools, shell=shell, shell_limits=shell_limits)
     trajectory = Trajectory(log)
     for fn in (on_event, show_event if verbose else None):
         if fn: trajectory.listen(fn)
@@ -495,7 +497,9 @@ async def arun(
     base_url: str|None=None,   # an OpenAI-compatible endpoint for both models
     limits: Limits=Limits(),   # steps, sub-calls, tokens, dollars, seconds
     prompt: str|None=None,     # system prompt, default `REPL_SYSTEM_PROMPT`; the functions in the shell are listed after it
-    functions: Iterable[Callable]=(), # of yours, for the code to call
+    tools: Iterable[Callable]=(), # functions of yours, for the code to call
+    shell: str="inprocess",    # where code runs: "inprocess", "process", "sandbox", "docker:IMAGE", "podman:IMAGE", "auto"
+    shell_limits: ShellLimits|None=None, # what code may use, in another process
     dialect: str="auto",       # "tools", "fenced", or "auto": what LiteLLM says the model can do
     patterns: Iterable=(),     # further regular expressions that end a run
     max_output: int=5000,      # characters shown of one cell
@@ -505,7 +509,7 @@ async def arun(
     ) -> Trajectory:
     "Answer `query` about `context`; cancelling the task stops the run and its calls"
     driver,loop = await asyncio.to_thread(_prepare, query, context, model, sub_model, base_url=base_url, limits=limits,
-        prompt=prompt, functions=functions, dialect=dialect, patterns=patterns, max_output=max_output, log=log,
+        prompt=prompt, tools=tools, shell=shell, shell_limits=shell_limits, dialect=dialect, patterns=patterns, max_output=max_output, log=log,
         on_event=on_event, verbose=verbose)
     try:
         with driver.recording(): return driver.finish(*await adrive(loop, driver))

@@ -8,12 +8,14 @@ __all__ = ['HOMES', 'ShellLimits', 'tasks_of_user', 'process_limit', 'package_fo
            'strongest', 'ControlGroup', 'spawn']
 
 # %% ../nbs/07_launch.ipynb #48021a9c
-import importlib.metadata, itertools, os, queue, re, shutil, subprocess, sys, tempfile, threading, time
+import importlib.metadata, itertools, os, queue, re, shutil, subprocess, sys, threading, time
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from fastcore.basics import patch
 
 from .trajectory import InputError, SandboxUnavailable
 
@@ -254,8 +256,6 @@ class ControlGroup:
                 if place and (place/name).exists(): (place/name).write_text(str(value))
 
 # %% ../nbs/07_launch.ipynb #5517d961
-from fastcore.basics import patch
-
 @patch
 def add(self: ControlGroup, pid: int):
     "Put a process and all that it has started into the group"

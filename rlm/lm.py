@@ -523,13 +523,21 @@ def batch(self:LM,
     **params            # of these requests only
     ) -> list:          # of `Completion`, in the order of `batch`; an `RLMError` where a call failed
     "Make many calls at once and wait for all of them"
-    async def together():
-        calls = [asyncio.ensure_future(self._batched(i, o, before, after, params)) for i,o in enumerate(batch)]
-        try: return await asyncio.gather(*calls)
-        finally:
-            for o in calls: o.cancel()
     litellm_module()
-    return run_sync(together())
+    return run_sync(self._together(batch, before, after, params))
+
+@patch
+async def abatch(self:LM, batch: list, before: Callable=lambda i: None, after: Callable=lambda i,res: None, **params) -> list:
+    "`batch`, without blocking the running event loop"
+    await _imported()
+    return await run_async(self._together(batch, before, after, params))
+
+@patch
+async def _together(self:LM, batch, before, after, params):
+    calls = [asyncio.ensure_future(self._batched(i, o, before, after, params)) for i,o in enumerate(batch)]
+    try: return await asyncio.gather(*calls)
+    finally:
+        for o in calls: o.cancel()
 
 # %% ../nbs/02_lm.ipynb #55cce2a9
 class LMStream:

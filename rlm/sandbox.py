@@ -6,7 +6,8 @@
 __all__ = ['MAX_CALLS', 'form_of', 'pieces', 'put', 'write_all', 'sealed_file', 'Calls', 'Worker', 'WorkerShell', 'cell_result']
 
 # %% ../nbs/07_sandbox.ipynb #56faae04
-import asyncio, inspect, itertools, json, os, pickle, queue, shutil, signal, socket, struct, sys, tempfile, threading, time, weakref
+import asyncio, inspect, itertools, json, os, pickle, queue, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time
+import weakref
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any

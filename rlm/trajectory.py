@@ -147,6 +147,7 @@ class Run(Event):
     prompt: str = ""        # first user message as sent
     tools: list = field(default_factory=list)   # names of the tools offered
     dialect: str = "tools"  # how code is exchanged: "tools" or "fenced"
+    shell: str = "inprocess" # where code runs: "inprocess", "process", "sandbox", "docker:IMAGE" or "podman:IMAGE"
     limits: dict = field(default_factory=dict)  # the fields of `Limits`
 
 # %% ../nbs/00_trajectory.ipynb #009a101a

@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 
-from .cell import CellResult, HeadTail, cell_error, clip, clipped_repr, patch
+from .cell import CellResult, HeadTail, cell_error, clip, patch
 from .shell import InProcessShell
 
 # %% ../nbs/06_worker.ipynb #b0247633
@@ -843,7 +843,7 @@ def born(pid: int) -> int|None:
 def _probe(self: Zygote, message):
     "Have a fork of this process try it"
     read, write = os.pipe()
-    if pid := os.fork():
+    if os.fork():
         os.close(write)
         with open(read, "rb") as f: found = f.read(10_000)
         return self.tell(op="probed", found=found.decode())

@@ -66,7 +66,7 @@ def test_empty_answers_are_answers(value):
 
 def test_code_after_final_does_not_run():
     seen = []
-    t = ask([tool_call("FINAL('yes')\nnote('ran on')")], functions=[lambda_named("note", seen.append)])
+    t = ask([tool_call("FINAL('yes')\nnote('ran on')")], tools=[lambda_named("note", seen.append)])
     assert (t.answer, seen) == ("yes", [])
 
 def lambda_named(name, fn):
@@ -77,9 +77,9 @@ def lambda_named(name, fn):
 def test_blocks_and_calls_after_the_end_do_not_run():
     seen = []
     note = lambda_named("note", seen.append)
-    t = ask(["```repl\nnote(1)\n```\nFINAL(done)\n```repl\nnote(2)\n```"], functions=[note])
+    t = ask(["```repl\nnote(1)\n```\nFINAL(done)\n```repl\nnote(2)\n```"], tools=[note])
     assert (t.answer, seen) == ("done", [1])
-    t = ask([tool_calls(tool_call("FINAL('done')"), tool_call("note(3)"))], functions=[note])
+    t = ask([tool_calls(tool_call("FINAL('done')"), tool_call("note(3)"))], tools=[note])
     assert (t.answer, seen) == ("done", [1])
 
 @pytest.mark.parametrize("code", [

@@ -206,7 +206,7 @@ def pause(seconds: float) -> str:
     return "done"
 
 def new_shell(home, seconds=6., context="the context", model=None, **limits):
-    sh = prep_shell(context, model or ScriptedLM(lambda *a, **kw: "a reply"), shell=home, functions=[echo, large, pause],
+    sh = prep_shell(context, model or ScriptedLM(lambda *a, **kw: "a reply"), shell=home, tools=[echo, large, pause],
                     shell_limits=launch.ShellLimits(**{**small, "seconds": seconds, **limits}))
     if model is None: sh.sub.attach(Trajectory(), Budget(Limits(max_sub_calls=5)))
     return sh
