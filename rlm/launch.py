@@ -61,8 +61,7 @@ main(*sys.argv[2:4])"""
 
 def package_folder() -> str:
     "Where this package lies"
-    import rlm
-    return str(Path(rlm.__file__).resolve().parent)
+    return str(Path(sys.modules["rlm"].__file__).resolve().parent)
 
 def python_command(
     channel: str,   # a file descriptor, or "stdio"
