@@ -260,8 +260,11 @@ def add(self: ControlGroup, pid: int):
     "Put a process and all that it has started into the group"
     from rlm.worker import descendants
     for kind, place in list(self.places.items()):
+        moved = set()
         try:
-            for p in (pid, *descendants(pid)): (place/"cgroup.procs").write_text(str(p))
+            while new := {pid, *descendants(pid)} - moved: # some may be started in the meantime
+                for p in new: (place/"cgroup.procs").write_text(str(p))
+                moved |= new
         except OSError:
             del self.places[kind]
             if place not in self.places.values():

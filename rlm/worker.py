@@ -292,7 +292,7 @@ class Live:
         self.channel, self.spare, self.snapshot = None, None, None
         self.generation, self.cells = 0, 0 # how often the live process was replaced; cells that may have changed something
         self.boxes, self.ids, self.ops = {}, itertools.count(), queue.SimpleQueue()
-        self.reader, self.starting = None, threading.Lock()
+        self.reader, self.main_reads, self.starting = None, False, threading.Lock()
         self.wake = None
         self.busy, self.pending, self.waiting = False, False, None
 
@@ -313,7 +313,7 @@ class Live:
 @patch
 def _start_reader(self: Live):
     with self.starting:
-        if self.reader is not None: return
+        if self.reader is not None or self.main_reads: return
         self.reader = threading.Thread(target=self._read, daemon=True, name="rlm-channel")
         self.reader.start()
 
@@ -327,9 +327,13 @@ def _stop_reader(self: Live):
 
 @patch
 def _next(self: Live):
-    "The next request of the host, and what came beside it"
-    while self.reader is None and self.ops.empty(): self._dispatch(self.channel.receive())
-    return self.ops.get()
+    "The next request of the host, and what came beside it; replies to threads that an earlier cell has left are passed on"
+    with self.starting: self.main_reads = self.reader is None
+    while self.main_reads and self.ops.empty(): self._dispatch(self.channel.receive())
+    got = self.ops.get()
+    with self.starting: self.main_reads = False
+    if self.boxes: self._start_reader()
+    return got
 
 # %% ../nbs/06_worker.ipynb #68624d47
 _interrupted = object()

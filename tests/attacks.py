@@ -1,7 +1,7 @@
 """Attacks on the host by code in a cell, as data: what each tries, the cell that tries it, and what comes of it in each home.
 
 A cell starts with `prelude` and a dict `HOST`: what the attacker is told of the host, so that no attack fails for not
-knowing where to look. It says `breach: …` when it got what it wanted, `held: …` when it was refused; a cell that says
+knowing where to look. It says `[breach] …` when it got what it wanted, `[held] …` when it was refused; a cell that says
 neither must end in one of the errors of its row. Whatever a cell says, the host looks for its secret in what came
 back, and at everything it had laid out: files, listeners, a process. All attacks bound themselves: they would not
 harm a machine whose sandbox fails."""
@@ -16,8 +16,8 @@ numbers = dict(pivot_root=(155, 41), init_module=(175, 105), kexec_load=(246, 10
     reboot=(169, 142), pidfd_send_signal=(424, 424), open_tree=(428, 428), fsopen=(430, 430), pidfd_open=(434, 434),
     pidfd_getfd=(438, 438))
 
-def breach(*what): print("breach:", *what)
-def held(*what): print("held:", *what)
+def breach(*what): print("[breach]", *what)
+def held(*what): print("[held]", *what)
 def show(what, data):
     for found in set(secret.findall(data)): breach(what, found.decode())
 def checked(res):
@@ -576,7 +576,9 @@ add("write_to_terminal", "write to a terminal of the user, and type into it", r"
         fd = os.open(HOST["tty"], os.O_RDWR | os.O_NOCTTY)
         os.write(fd, b"\x1b]0;owned\x07")
         return fd
-    if (fd := attempt(HOST["tty"], write)) is not None: attempt("TIOCSTI", fcntl.ioctl, fd, termios.TIOCSTI, b"x")
+    if (fd := attempt(HOST["tty"], write)) is not None:
+        attempt("TIOCSTI", fcntl.ioctl, fd, termios.TIOCSTI, b"x")
+        os.close(fd)
     """, process="rights", needs="tty")
 
 add("type_into_terminal", "type into whatever terminal the process can reach", r"""

@@ -313,13 +313,13 @@ def everything(r):
 
 def breaches(r, world):
     "What a cell got, in words"
-    told = [o for o in (r.stdout or "").splitlines() if o.startswith("breach:")]
+    told = [o for o in (r.stdout or "").splitlines() if o.startswith("[breach]")]
     return told + ["the secret came out"]*(key in everything(r)) + world.damage()
 
 def ways_to_end(attack, r):
     "Did the cell say that it was refused, or end as its row says?"
     if r.error: return r.error.name in attack.ends
-    return "held:" in r.stdout or "breach:" in r.stdout
+    return "[held]" in r.stdout or "[breach]" in r.stdout
 
 def check_result(r):
     "That what came back is what the rest of the package may rely on"
