@@ -42,7 +42,7 @@ def child(program, *fds):
     p.wait(10)
 
 
-def cell_rows(rounds, n=20):
+def cell_rows(rounds, n=8):
     "A cell that shows something and one that sets something, without and with the pauses that a model makes"
     def repeated(f, pause):
         def one():

@@ -791,6 +791,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'rlm.worker.Live._warm': ('worker.html#live._warm', 'rlm/worker.py'),
                             'rlm.worker.Live.acall': ('worker.html#live.acall', 'rlm/worker.py'),
                             'rlm.worker.Live.call': ('worker.html#live.call', 'rlm/worker.py'),
+                            'rlm.worker.Live.gone': ('worker.html#live.gone', 'rlm/worker.py'),
                             'rlm.worker.Live.install': ('worker.html#live.install', 'rlm/worker.py'),
                             'rlm.worker.Live.keep': ('worker.html#live.keep', 'rlm/worker.py'),
                             'rlm.worker.Live.on_interrupt': ('worker.html#live.on_interrupt', 'rlm/worker.py'),

@@ -126,6 +126,7 @@ def ipython_stack() -> list:
         seen.add(name)
         try: dist = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError: continue
+        if any(f.suffix in (".so", ".pyd") for f in dist.files or ()): continue # made for this system; IPython does without
         todo += [r for r in dist.requires or () if "extra ==" not in r]
         tops = {f.parts[0] for f in dist.files or () if f.suffix == ".py" and f.parts[0] not in ("..", "bin")}
         found += [str(dist.locate_file(o)) for o in sorted(tops)]

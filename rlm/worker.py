@@ -289,12 +289,13 @@ class Live:
     "Runs cells for the host on the other end of a channel"
     def __init__(self, sh: WorkerCells, forks: bool):
         self.sh, self.forks = sh, forks # `forks`: can this platform make snapshots?
-        self.channel, self.spare, self.snapshot = None, None, None
+        self.channel, self.spare, self.snapshot, self.pid = None, None, None, os.getpid()
         self.generation, self.cells = 0, 0 # how often the live process was replaced; cells that may have changed something
         self.boxes, self.ids, self.ops = {}, itertools.count(), queue.SimpleQueue()
         self.reader, self.main_reads, self.starting = None, False, threading.Lock()
         self.wake = None
         self.busy, self.pending, self.waiting = False, False, None
+        self.hooks = {k: list(v) for k, v in sh.events.callbacks.items()} # of IPython's own
 
     def _dispatch(self, frame):
         message = unpack(*frame[1:])
@@ -307,7 +308,11 @@ class Live:
         while True:
             if self.forks and self.wake[0] in select.select([self.channel.fd, self.wake[0]], [], [])[0]: return
             try: self._dispatch(self.channel.receive())
-            except EOFError: os._exit(0) # the host is gone
+            except EOFError: return self.gone()
+
+    def gone(self):
+        "Without a host there is nothing to do, whatever a cell may be busy with"
+        os._exit(0)
 
 # %% ../nbs/06_worker.ipynb #68e63947
 @patch
@@ -426,12 +431,14 @@ def report(self: Live, r: CellResult) -> list:
 _looks = (ast.Module, ast.Expr, ast.Constant, ast.Name, ast.Load, ast.Subscript, ast.Slice, ast.BinOp, ast.operator, ast.UnaryOp,
           ast.unaryop, ast.Compare, ast.cmpop, ast.BoolOp, ast.boolop, ast.Tuple, ast.List, ast.JoinedStr, ast.FormattedValue)
 
+_lookers = {"print", "len", "type", "repr"}
+
 def only_looks(code: str) -> bool:
     "Is a cell made of expressions that call nothing but `print`, `len`, `type` and `repr`?"
     try: nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, MemoryError, RecursionError): return False # a magic, perhaps
     calls = [n for n in nodes if isinstance(n, ast.Call)]
-    plain = all(isinstance(n.func, ast.Name) and n.func.id in ("print", "len", "type", "repr") and not n.keywords for n in calls)
+    plain = all(isinstance(n.func, ast.Name) and n.func.id in _lookers and not n.keywords for n in calls)
     return plain and all(isinstance(n, (*_looks, ast.Call)) for n in nodes)
 
 # %% ../nbs/06_worker.ipynb #19d8dd14
@@ -441,7 +448,8 @@ def work(self: Live, message: dict, blob) -> list:
     op = message["op"]
     if op == "run":
         self.busy, self.pending = True, False
-        self.cells += not only_looks(message["code"])
+        if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGINT, self.on_interrupt)
+        self.cells += not only_looks(message["code"]) or not _lookers.isdisjoint(self.sh.user_ns)
         try: r = self.sh.run(message["code"])
         except KeyboardInterrupt as e: r = getattr(e, "cell_result", None) or CellResult(error=cell_error(e))
         except BaseException as e: r = CellResult(error=cell_error(e))
@@ -475,6 +483,7 @@ def serve(self: Live):
         except EOFError: return
         before = self.cells
         frame = self.work(message, blob)
+        if os.getpid() != self.pid: os._exit(0) # a process that the cell has forked and that came out of it alive
         self._stop_reader()
         self.channel.send_parts(frame)
         if self.forks and self.cells != before: self.keep()
@@ -490,8 +499,10 @@ def keep(self: Live):
     "Fork a snapshot in place of the one before, and tell the supervisor"
     if not _alone(): return
     before = self.snapshot
-    self.snapshot = os.fork()
-    if not self.snapshot: return self._wait_for_turn()
+    try: pid = os.fork()
+    except OSError: return # too many processes, or no memory
+    if pid == 0: return self._wait_for_turn()
+    self.snapshot = pid
     self.channel.send(SNAPSHOT, dict(pid=self.snapshot, cells=self.cells))
     if before is not None:
         with suppress(OSError): os.kill(before, signal.SIGKILL)
@@ -514,8 +525,7 @@ def _wait_for_turn(self: Live):
 def take_over(self: Live, channel: socket.socket, spare: socket.socket, generation: int):
     "Be the live process on `channel`"
     self.channel, self.spare, self.generation, self._socket = Channel(channel.fileno()), spare, generation, channel
-    self.boxes, self.wake, self.sh._loop = {}, os.pipe(), None
-    signal.signal(signal.SIGINT, self.on_interrupt)
+    self.boxes, self.wake, self.sh._loop, self.pid = {}, os.pipe(), None, os.getpid()
     die_with_parent()
 
 # %% ../nbs/06_worker.ipynb #e316f1ef
@@ -523,6 +533,7 @@ def take_over(self: Live, channel: socket.socket, spare: socket.socket, generati
 def _warm(self: Live):
     "Touch what a cell touches"
     sh, n = self.sh, self.sh.execution_count
+    if sh.events.callbacks != self.hooks: return # code of the model's would be called
     with suppress(Exception): sh.run("pass")
     sh.execution_count = n
     for past in (sh.history_manager.input_hist_parsed, sh.history_manager.input_hist_raw): del past[n:]

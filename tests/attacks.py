@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from textwrap import dedent
 
 prelude = r"""
-import contextlib, ctypes, errno, glob, mmap, os, platform, re, signal, socket, stat, struct, subprocess, sys, threading, time
+import contextlib, ctypes, errno, glob, io, os, platform, re, signal, socket, stat, struct, subprocess, sys, threading, time
 secret = re.compile(rb"canary-[0-9a-f]{32}")
 libc = ctypes.CDLL(None, use_errno=True)
 numbers = dict(pivot_root=(155, 41), init_module=(175, 105), kexec_load=(246, 104), add_key=(248, 217), keyctl=(250, 219),
@@ -106,7 +106,7 @@ def message(kind=b"l", **fields):
     return frame(json.dumps(dict(o=fields)).encode(), kind=kind)
 class Evil:
     "Unpickled, it leaves its mark on the host"
-    def __reduce__(self): return open, (HOST["marker"], "w")
+    def __reduce__(self): return io.open, (HOST["marker"], "w")
 """
 
 
@@ -878,7 +878,7 @@ add("catch_the_answer", "catch the end that FINAL makes, and loop on", """
     try: FINAL("done")
     except BaseException: pass
     while True: pass
-    """, process="fails", ends=late, seconds=1, portable=True)
+    """, process="fails", ends=late + ("KeyboardInterrupt",), seconds=1, portable=True)
 
 add("alarm", "raise errors at any time from a signal handler", """
     def no(*args): raise RuntimeError("from the handler")
@@ -1121,7 +1121,7 @@ objects = [
     ("len_huge", "class X(dict):\n    def __len__(self): return 2**62"),
     ("attributes_raise", "class X:\n    def __getattribute__(self, name): raise BaseException(name)"),
     ("meta", "class M(type):\n    def __getattribute__(self, name): raise RuntimeError(name)\nclass X(metaclass=M): pass"),
-    ("name_no_text", "X = type('X\\ud800\\x1b[2J' + 'x'*100_000, (), {})"),
+    ("name_no_text", "X = type('X\\x1b[2J<script>' + 'x'*100_000, (), {})"),
     ("eq_raises", "class X:\n    __hash__ = None\n    def __eq__(self, o): raise RuntimeError('eq')\n    def __bool__(self): raise RuntimeError('bool')"),
     ("text_lies", "class X(str):\n    def __new__(cls): return str.__new__(cls, 'text')\n    def __len__(self): return 10**12\n"
         "    def encode(self, *a): raise RuntimeError('encode')\n    def __str__(self): return self\n    def __getitem__(self, i): return X()"),
@@ -1145,7 +1145,7 @@ if HOST["way"] == 2: FINAL([hostile, dict(a=hostile)])
 if HOST["way"] == 3: echo(hostile)
 if HOST["way"] == 4: raise type("E", (Exception,), {{"__str__": lambda s: hostile}})(hostile)
 hostile
-""", process="fails", ends=late_ok + ("E", "InputError", "CallError") + died + late, seconds=.7, portable=True, ways=5)
+""", process="fails", ends=late_ok + ("E", "InputError", "TooMuch") + died + late, seconds=.7, portable=True, ways=5)
 
 values = [
     ("surrogates", "'\\ud800\\udfff\\x00'*100"), ("not_a_number", "[float('nan'), float('inf'), -float('inf')]"),

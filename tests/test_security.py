@@ -14,6 +14,7 @@ import pytest
 
 import attacks as data
 from attacks import attacks, table
+from rlm.cell import clipped_repr
 from rlm.offline import ScriptedLM
 from rlm.tools import prep_shell
 from rlm.trajectory import Budget, Limits, Trajectory
@@ -294,7 +295,8 @@ def shells(world):
         open_fds = [at for fd, at in descriptors().items() if fds.get(fd) != at and at != f"/proc/{os.getpid()}/fd"
                     and not any(at == f"pipe:[{os.fstat(f.fileno()).st_ino}]" for f in (world.bystander.stdin, world.bystander.stdout))]
         return {k: v for k, v in dict(threads=more, processes=new, descriptors=open_fds).items() if v}
-    assert not eventually(left), "the host is not as it was before"
+    changed = eventually(left, 12) # threads for calls end by themselves after ten seconds
+    assert not changed, "the host is not as it was before"
 
 
 # -- The attacks
@@ -309,7 +311,7 @@ def peak_memory():
 
 def everything(r):
     "All that a cell sent back, as one text"
-    return "\n".join(map(str, (r.stdout, r.stderr, r.result, r.displays, r.error, repr(r)[:10_000], r.text(100_000), str(r.final)[:100_000])))
+    return "\n".join(map(str, (r.stdout, r.stderr, r.result, r.displays, r.error, r.text(100_000), clipped_repr(r.final, 100_000))))
 
 def breaches(r, world):
     "What a cell got, in words"
