@@ -404,7 +404,7 @@ def _lost(self:WorkerShell, got):
     cause = self._cause(message) if op == "died" else f"its worker was lost ({message})"
     had, left = self.names[self.cells], self.names[back]
     if back == self.cells: state = "The variables are as they were before."
-    elif back: state = f"The variables are as they were some cells ago. Lost: {', '.join(k for k in had if k not in left) or 'changes since then'}."
+    elif back: state = f"The variables are as they were some cells ago. Lost: {', '.join(k for k in had if k not in left) or 'what was changed since'}."
     else: state = f"The variables are lost: {', '.join(had)}." if had else "There were no variables yet."
     if back != self.cells: state += " The context and the functions are there."
     if op == "ended":
