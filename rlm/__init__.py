@@ -6,6 +6,7 @@ Modules:
 - `rlm.cli`: `rlm ask`: a question, some files, an answer; for people at a terminal and for scripts in a pipe.
 - `rlm.context`: Turn files, folders and objects into a context, and describe any context without showing it.
 - `rlm.core`: Ask the model, run its code, show it the output, until it ends: written once, without I/O.
+- `rlm.doctor`: `diagnose()` tries where code can run and which models can be reached, and says how to get the rest.
 - `rlm.lm`: One model behind one object: synchronous, asynchronous or streamed, retried, counted and safe to call from anywhere.
 - `rlm.offline`: Stand-ins for a language model that need no key and no network: a keyword extractor, scripted replies, a server on loopback.
 - `rlm.prompts`: What a model is told: how to work in the shell, what is in it, and what kind of thing `context` is.

@@ -26,8 +26,8 @@ from .lm import LM, as_lm
 from .launch import ShellLimits
 from .shell import model_functions
 from .tools import Tool, make_run_repl, prep_shell
-from .trajectory import (Budget, Cell, End, Event, Final, InputError, LimitExceeded, Limits, Reply, RLMError, Run, ShellError,
-                            Trajectory, to_messages)
+from .trajectory import (Budget, Cell, End, Event, Final, InputError, LimitExceeded, Limits, Reply, RLMError, Run,
+                            ShellError, Trajectory, to_messages)
 
 # %% ../nbs/09_core.ipynb #2dcfce5c
 @dataclass
@@ -461,8 +461,8 @@ def _opening(sh, lm, query, prompt, dialect):
     "The event that opens a run over the shell `sh`"
     known = facts(sh.context)
     system = prompts.system_prompt(prompt or prompts.REPL_SYSTEM_PROMPT, sh.functions | model_functions(), dialect)
-    return Run(query=query, model=lm.model, sub_model=sh.sub.lm.model, context=known, dialect=dialect, system=system, shell=sh.home,
-               prompt=prompts.user_prompt(query, known))
+    return Run(query=query, model=lm.model, sub_model=sh.sub.lm.model, context=known, dialect=dialect,
+               shell=sh.home, system=system, prompt=prompts.user_prompt(query, known))
 
 # %% ../nbs/09_core.ipynb #d2704131
 def show_event(
@@ -472,8 +472,9 @@ def show_event(
     if isinstance(e, Reply): print(f"── step {e.step}\n{e.message.get('content') or ''}".rstrip())
     if isinstance(e, Cell): print((f"{e.code.rstrip()}\n→ " if e.code else "→ ") + e.output)
 
-def _prepare(query, context, model, sub_model=None, *, base_url=None, limits=Limits(), prompt=None, tools=(), shell="inprocess",
-             shell_limits=None, dialect="auto", patterns=(), max_output=5000, log=None, on_event=None, verbose=False):
+def _prepare(query, context, model, sub_model=None, *, base_url=None, limits=Limits(), prompt=None, tools=(),
+             shell="inprocess", shell_limits=None, dialect="auto", patterns=(), max_output=5000, log=None, on_event=None,
+             verbose=False):
     "The driver and the loop of a run"
     if not isinstance(query, str) or not query.strip():
         raise InputError("The question is empty: say what you want to know.")
@@ -509,8 +510,8 @@ async def arun(
     ) -> Trajectory:
     "Answer `query` about `context`; cancelling the task stops the run and its calls"
     driver,loop = await asyncio.to_thread(_prepare, query, context, model, sub_model, base_url=base_url, limits=limits,
-        prompt=prompt, tools=tools, shell=shell, shell_limits=shell_limits, dialect=dialect, patterns=patterns, max_output=max_output, log=log,
-        on_event=on_event, verbose=verbose)
+        prompt=prompt, tools=tools, shell=shell, shell_limits=shell_limits, dialect=dialect, patterns=patterns,
+        max_output=max_output, log=log, on_event=on_event, verbose=verbose)
     try:
         with driver.recording(): return driver.finish(*await adrive(loop, driver))
     finally: driver.sh.close()

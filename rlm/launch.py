@@ -78,7 +78,8 @@ _kept = ("SYSTEMROOT", "LD_LIBRARY_PATH", "TZ") # of the host's environment: Win
 
 def worker_env(folder: str) -> dict:
     "The environment of a worker whose home directory is `folder`"
-    path = os.pathsep.join([os.path.dirname(sys.executable), *(["/usr/local/bin", "/usr/bin", "/bin"] if os.name == "posix" else [])])
+    system = ["/usr/local/bin", "/usr/bin", "/bin"] if os.name == "posix" else []
+    path = os.pathsep.join([os.path.dirname(sys.executable), *system])
     env = dict(PATH=path, HOME=folder, TMPDIR=folder, LANG="C.UTF-8", MPLBACKEND="agg", IPYTHONDIR=f"{folder}/.ipython")
     env |= {f"{k}_NUM_THREADS": "1" for k in ("OMP", "OPENBLAS", "MKL")}
     return env | {k: os.environ[k] for k in _kept if k in os.environ}
@@ -89,8 +90,8 @@ def readable_folders() -> list:
     import site
     folders = [sys.base_prefix, sys.prefix, *site.getsitepackages(), *_ipython_folders()]
     found = []
-    for o in map(os.path.abspath, folders):
-        if os.path.isdir(o) and not any(o == f or o.startswith(f.rstrip("/") + "/") for f in (*found, "/usr")): found.append(o)
+    for o in map(Path, map(os.path.abspath, folders)):
+        if o.is_dir() and not any(o.is_relative_to(f) for f in ("/usr", *found)): found.append(str(o))
     return found
 
 def _ipython_folders():
@@ -98,10 +99,15 @@ def _ipython_folders():
     import IPython
     return [str(Path(IPython.__file__).parents[1])]
 
-_system = ["--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin"]
-_system += [o for name in ("lib", "lib64", "lib32") if os.path.islink(f"/{name}") for o in ("--symlink", os.readlink(f"/{name}").lstrip("/"), f"/{name}")]
-_system += [o for name in ("lib", "lib64") if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}") for o in ("--ro-bind", f"/{name}", f"/{name}")]
-_system += [o for name in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/nix/store") for o in ("--ro-bind-try", name, name)]
+def _system():
+    "The system's programs and libraries: in `/usr`, with links to it, or in directories of their own"
+    args = ["--ro-bind", "/usr", "/usr"]
+    for name in map(Path, ("/bin", "/sbin", "/lib", "/lib64", "/lib32")):
+        if name.is_symlink(): args += ["--symlink", os.readlink(name).lstrip("/"), str(name)]
+        elif name.is_dir(): args += ["--ro-bind", str(name), str(name)]
+    for name in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/nix/store"):
+        args += ["--ro-bind-try", name, name]
+    return args
 
 # %% ../nbs/07_launch.ipynb #a546d995
 def sandbox_command(
@@ -109,11 +115,12 @@ def sandbox_command(
     package: str = "/rlm" # where it finds this package
 ) -> list:
     "`program` under bubblewrap"
-    isolate = "--unshare-all --unshare-user --disable-userns --die-with-parent --new-session --uid 65534 --gid 65534 --cap-drop ALL --hostname sandbox"
+    isolate = ("--unshare-all --unshare-user --disable-userns --die-with-parent --new-session --uid 65534 --gid 65534 "
+               "--cap-drop ALL --hostname sandbox")
     memory = "--proc /proc --dev /dev --size 67108864 --tmpfs /dev/shm --size 268435456 --tmpfs /tmp"
     binds = [o for f in readable_folders() for o in ("--ro-bind", f, f)] + ["--ro-bind", package_folder(), package]
     closed = "--remount-ro /proc --remount-ro /dev --remount-ro / --chdir /tmp"
-    return ["bwrap", *isolate.split(), *_system, *memory.split(), *binds, *closed.split(), "--", *program]
+    return ["bwrap", *isolate.split(), *_system(), *memory.split(), *binds, *closed.split(), "--", *program]
 
 # %% ../nbs/07_launch.ipynb #5c10d3ff
 @cache
@@ -126,31 +133,33 @@ def ipython_stack() -> list:
         seen.add(name)
         try: dist = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError: continue
-        if any(f.suffix in (".so", ".pyd") for f in dist.files or ()): continue # made for this system; IPython does without
+        if any(f.suffix in (".so", ".pyd") for f in dist.files or ()): continue # not for every system
         todo += [r for r in dist.requires or () if "extra ==" not in r]
         tops = {f.parts[0] for f in dist.files or () if f.suffix == ".py" and f.parts[0] not in ("..", "bin")}
         found += [str(dist.locate_file(o)) for o in sorted(tops)]
     return found
 
-# %% ../nbs/07_launch.ipynb #8b3b0a6c
+# %% ../nbs/07_launch.ipynb #74053af0
 _serial = itertools.count(1)
 
 def container_command(home: str, limits: ShellLimits, size: int) -> list:
     "A worker in a container; `size`: bytes of the context"
     engine, _, image = home.partition(":")
-    mounts = [(package_folder(), "/rlm")] + [(o, f"/rlm-packages/{os.path.basename(o)}") for o in ipython_stack()]
-    bounds = [f"--memory={2*limits.memory + 5*size + 200_000_000}", "--memory-swappiness=0"][:1]
+    closed = "--network=none --read-only --cap-drop=ALL --security-opt=no-new-privileges --user=65534:65534 --ipc=private"
+    bounds = ["--tmpfs=/tmp:rw,size=256m,mode=1777", "--shm-size=64m", f"--memory={2*limits.memory + 5*size + 200_000_000}"]
     if limits.processes: bounds.append(f"--pids-limit={limits.processes + 8}")
-    closed = "--rm -i --network=none --read-only --cap-drop=ALL --security-opt=no-new-privileges --user=65534:65534 --workdir=/tmp --ipc=private"
-    return [engine, "run", *closed.split(), "--tmpfs=/tmp:rw,size=256m,mode=1777", "--shm-size=64m", *bounds,
-            f"--name=rlm-{os.getpid()}-{next(_serial)}-{os.urandom(3).hex()}", "--entrypoint=python3",
-            *(o for src, dst in mounts for o in ("-v", f"{src}:{dst}:ro")), *(o for k, v in worker_env("/tmp").items()
-              if k not in ("PATH", *_kept) for o in ("-e", f"{k}={v}")), image, *python_command("stdio", "zygote", "", "/rlm", "/rlm-packages")[1:]]
+    mounts = [f"{package_folder()}:/rlm:ro", *(f"{o}:/rlm-packages/{os.path.basename(o)}:ro" for o in ipython_stack())]
+    env = {k: v for k, v in worker_env("/tmp").items() if k not in ("PATH", *_kept)}
+    return [engine, "run", "--rm", "-i", f"--name=rlm-{os.getpid()}-{next(_serial)}-{os.urandom(3).hex()}", "--workdir=/tmp",
+            *closed.split(), *bounds, *(o for m in mounts for o in ("-v", m)),
+            *(o for k, v in env.items() for o in ("-e", f"{k}={v}")), "--entrypoint=python3", image,
+            *python_command("stdio", "zygote", package="/rlm", paths="/rlm-packages")[1:]]
 
 # %% ../nbs/07_launch.ipynb #cf4153df
-_linux_only = "The sandbox needs Linux: on this system use shell='docker:IMAGE', or shell='process', which is no security boundary."
-_install = ("The sandbox needs bubblewrap, which is not installed: apt install bubblewrap, dnf install bubblewrap, or whatever installs "
-            "packages here.")
+_linux_only = ("The sandbox needs Linux: on this system use shell='docker:IMAGE', or shell='process', which is no "
+               "security boundary.")
+_install = ("The sandbox needs bubblewrap, which is not installed: apt install bubblewrap, dnf install bubblewrap, or "
+            "whatever installs packages here.")
 
 def _namespace_advice(said):
     "What to do when bubblewrap may not make namespaces"
@@ -160,7 +169,8 @@ def _namespace_advice(said):
         do = "allow bwrap in AppArmor, or: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
     elif on("kernel/unprivileged_userns_clone") == "0": do = "sudo sysctl -w kernel.unprivileged_userns_clone=1"
     elif on("user/max_user_namespaces") == "0": do = "sudo sysctl -w user.max_user_namespaces=10000"
-    else: do = "in a container, allow user namespaces to it (docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined)"
+    else: do = ("in a container, allow user namespaces to it "
+                "(docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined)")
     return f"bubblewrap cannot make a sandbox here ({said}): {do}."
 
 # %% ../nbs/07_launch.ipynb #f8926d44
@@ -172,17 +182,24 @@ def _bwrap_version():
 def _sandbox_problem(path): # `path`: of bwrap, so that one installed later is found
     if not sys.platform.startswith("linux"): return _linux_only
     if not path: return _install
-    if (version := _bwrap_version()) < (0, 8): return f"The sandbox needs bubblewrap 0.8 or later, and {path} is {version[0]}.{version[1]}."
-    tried = subprocess.run(sandbox_command([sys.executable, "-I", "-S", "-c", ""]), capture_output=True, text=True, timeout=60,
-                           stdin=subprocess.DEVNULL)
-    if tried.returncode: return _namespace_advice(" ".join(tried.stderr.split())[:200] or f"exit code {tried.returncode}")
+    if (version := _bwrap_version()) < (0, 8):
+        return f"The sandbox needs bubblewrap 0.8 or later, and {path} is {version[0]}.{version[1]}."
+    tried = _tried(sandbox_command([sys.executable, "-I", "-S", "-c", ""]))
+    if tried.returncode: return _namespace_advice(_said(tried))
+
+def _tried(command): return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+def _said(tried): return " ".join(tried.stderr.split())[:200] or f"exit code {tried.returncode}"
+
+_engines = dict(docker=("https://docs.docker.com/get-docker", "{{.Server.Version}}"),
+                podman=("https://podman.io", "{{.Client.Version}}"))
 
 @cache
 def _engine_problem(engine):
-    if not shutil.which(engine): return f"{engine} is not installed: see https://{'docs.docker.com/get-docker' if engine == 'docker' else 'podman.io'}."
-    try: tried = subprocess.run([engine, "version", "--format", "{{.Client.Version}}" if engine == "podman" else "{{.Server.Version}}"], capture_output=True, text=True, timeout=30)
+    site, version = _engines[engine]
+    if not shutil.which(engine): return f"{engine} is not installed: see {site}."
+    try: tried = _tried([engine, "version", "--format", version])
     except subprocess.TimeoutExpired: return f"{engine} does not answer: is its service running?"
-    if tried.returncode: return f"{engine} does not work here ({' '.join(tried.stderr.split())[:200]}): is its service running, and may you use it?"
+    if tried.returncode: return f"{engine} does not work here ({_said(tried)}): is its service running, and may you use it?"
 
 # %% ../nbs/07_launch.ipynb #ea4203cf
 HOMES = "'inprocess', 'process', 'sandbox', 'docker:IMAGE', 'podman:IMAGE' or 'auto'"
@@ -203,28 +220,29 @@ def strongest() -> str:
     "The home that `auto` stands for: the sandbox where there is one, else a process"
     return "process" if problem("sandbox") else "sandbox"
 
-# %% ../nbs/07_launch.ipynb #5179658f
+# %% ../nbs/07_launch.ipynb #2fb4d40f
+def _mounted_groups():
+    "Where trees of groups are mounted: kind, root, directory, controllers"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = (right.split(" ") + [""]*3)[:3]
+        if kind in ("cgroup", "cgroup2"): yield kind, *left.split()[3:5], {*options.split(",")}
+
 def _own_groups() -> list:
-    "Pairs of controllers and the directory of the group that this process is in; version 2 has all controllers in one"
-    mounts = []
-    with suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            left, _, right = line.partition(" - ")
-            kind, _, options = (right.split(" ") + [""]*3)[:3]
-            if kind in ("cgroup", "cgroup2"): mounts.append((kind, left.split()[3], left.split()[4], options.split(",")))
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    def place(root, point, path): return Path(point, os.path.relpath(path, root)) if path.startswith(root) else Path(point)
+    "Controllers, and the directory of the group that this process is in; version 2 has all controllers in one"
     found = []
-    for line in lines if mounts else ():
-        _, names, path = line.split(":", 2)
-        for kind, root, point, options in mounts:
-            if kind == "cgroup2" and not names: found.append(({"memory", "pids"}, place(root, point, path)))
-            elif kind == "cgroup" and (has := {"memory", "pids"} & {*names.split(",")} & {*options}): found.append((has, place(root, point, path)))
+    with suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        for kind, root, point, options in _mounted_groups():
+            for names, path in (line.split(":", 2)[1:] for line in lines):
+                has = {"memory", "pids"} & ({*names.split(",")} & options if kind == "cgroup" else {"memory", "pids"})
+                if not has or (kind == "cgroup2") != (not names): continue
+                found.append((has, Path(point, os.path.relpath(path, root)) if path.startswith(root) else Path(point)))
     return found
 
 # %% ../nbs/07_launch.ipynb #c786e368
 def _make_group(kinds, own, name):
-    "A new group for `kinds` below `own`, or beside it in version 2, where a group with processes has no children; or None"
+    "A new group for `kinds` below `own`, or in version 2 beside it, since a group with processes has no children there"
     second = (own/"cgroup.controllers").exists()
     for parent in (own, *own.parents) if second else (own,):
         if second and not (parent/"cgroup.subtree_control").exists(): return None
@@ -277,7 +295,8 @@ def limit(self: ControlGroup, memory: int, processes: int|None):
     if place := self.places.get("memory"):
         usage = next((place/o for o in ("memory.current", "memory.usage_in_bytes") if (place/o).exists()), None)
         total = memory + (int(usage.read_text()) if usage else 0)
-        self._write("memory", {"memory.max": total, "memory.swap.max": 0, "memory.limit_in_bytes": total, "memory.memsw.limit_in_bytes": total})
+        self._write("memory", {"memory.max": total, "memory.swap.max": 0}) # version 2
+        self._write("memory", {f"memory.{o}limit_in_bytes": total for o in ("", "memsw.")}) # version 1
     if processes: self._write("pids", {"pids.max": processes})
 
 @patch

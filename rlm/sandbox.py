@@ -7,8 +7,8 @@ __all__ = ['MAX_CALLS', 'MAX_WAITING', 'form_of', 'pieces', 'put', 'write_all', 
            'cell_result']
 
 # %% ../nbs/07_sandbox.ipynb #56faae04
-import asyncio, inspect, itertools, json, os, pickle, queue, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time
-import weakref
+import asyncio, inspect, itertools, json, os, pickle, queue, shutil, signal, socket, struct, subprocess, sys, tempfile
+import threading, time, weakref
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,13 +16,13 @@ from typing import Any
 from fastcore.basics import patch
 
 from .cell import CellError, CellResult, clip
-from .launch import (ControlGroup, ShellLimits, available, container_command, process_limit, python_command, sandbox_command, spawn,
-                        strongest, worker_env)
+from .launch import (ControlGroup, ShellLimits, available, container_command, process_limit, python_command,
+                        sandbox_command, spawn, strongest, worker_env)
 from .lm import run_sync
 from .shell import Guarantees
 from .trajectory import ContextError, ShellError
-from .worker import (LIVE, ZYGOTE, Channel, ProtocolError, TooMuch, as_error, born, descendants, describe, memory_file, to_frame,
-                        unpack)
+from .worker import (LIVE, ZYGOTE, Channel, ProtocolError, TooMuch, as_error, born, descendants, describe,
+                        memory_file, to_frame, unpack)
 
 # %% ../nbs/07_sandbox.ipynb #0bc4668a
 _piece = 1_000_000 # characters or bytes
@@ -50,8 +50,8 @@ def put(value, name: str, write):
         return
     try: pickle.dump(value, _Pieces(write), protocol=5)
     except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as e:
-        raise ContextError(f"{name} is a {type(value).__name__}, which cannot be sent to another process ({e}): make it text, numbers, "
-                           "lists or dicts, or run cells in this process with shell='inprocess'.") from None
+        raise ContextError(f"{name} is a {type(value).__name__}, which cannot be sent to another process ({e}): make it "
+            "text, numbers, lists or dicts, or run cells in this process with shell='inprocess'.") from None
 
 # %% ../nbs/07_sandbox.ipynb #bc260735
 def write_all(fd: int, data):
@@ -60,10 +60,11 @@ def write_all(fd: int, data):
 
 def sealed_file(value, name: str) -> int:
     "A descriptor of a file in memory with the bytes of `value`, which nobody can change any more"
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) if hasattr(os, "memfd_create") else memory_file(name)
+    seals = hasattr(os, "memfd_create")
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) if seals else memory_file(name)
     try:
         put(value, name, lambda data: write_all(fd, data))
-        if hasattr(os, "memfd_create"):
+        if seals:
             import fcntl
             fcntl.fcntl(fd, 1033, 1 | 2 | 4 | 8) # F_ADD_SEALS: no seals, shrinking, growing or writing from now on
         return fd
@@ -128,7 +129,7 @@ def _carry_out(self:Calls, message, reply, size):
         value = fn(*message["args"], **message["kwargs"])
         answer = dict(value=run_sync(value) if inspect.iscoroutine(value) else value)
     except Exception as e: answer = dict(error=[type(e).__name__, clip(str(e), 10_000)])
-    except BaseException as e: answer = dict(error=["RuntimeError", f"{message['name']} was stopped by {type(e).__name__}"])
+    except BaseException as e: answer = dict(error=["RuntimeError", f"stopped by {type(e).__name__}"])
     self._count(-1, size)
     reply(**answer)
 
@@ -176,10 +177,11 @@ def _size(value): return os.fstat(value).st_size if isinstance(value, int) else 
 @patch
 def _start(self:Worker):
     ours, theirs = socket.socketpair()
-    if self.stdio: streams = dict(stdin=theirs, stdout=theirs) if os.name == "posix" else dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    else: streams = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+    both = subprocess.DEVNULL if not self.stdio else theirs if os.name == "posix" else subprocess.PIPE
+    how = dict(stdin=both, stdout=both, stderr=subprocess.PIPE, cwd=self.folder, start_new_session=True)
+    if not self.stdio: how["pass_fds"] = [theirs.fileno()]
     env = None if self.name or ":" in self.home else worker_env("/tmp" if self.home == "sandbox" else self.folder)
-    with theirs: popen = spawn(self._command(theirs.fileno()), **streams, stderr=subprocess.PIPE, env=env, cwd=self.folder, start_new_session=True)
+    with theirs: popen = spawn(self._command(theirs.fileno()), env=env, **how)
     self.socket = ours
     if os.name == "posix": # nobody reads for ten seconds: an error, not a wait
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 10, 0))
@@ -205,8 +207,8 @@ def _set_up(self:Worker):
 def _send_value(self:Worker, name, value):
     form = "pickle" if isinstance(value, int) else form_of(value)
     if self.stdio or self.direct:
-        source = (os.pread(value, _piece, i) for i in range(0, _size(value), _piece)) if form == "pickle" else pieces(value)
-        for part in source: self.channel.send(ZYGOTE, dict(op="chunk"), raw=part)
+        starts = range(0, _size(value), _piece)
+        for part in (os.pread(value, _piece, i) for i in starts) if form == "pickle" else pieces(value): self.channel.send(ZYGOTE, dict(op="chunk"), raw=part)
         return self.channel.send(ZYGOTE, dict(op="load", name=name, form=form, passed=False))
     fd = value if form == "pickle" else sealed_file(value, name)
     frame = b"".join(to_frame(ZYGOTE, dict(op="load", name=name, form=form, passed=True)))
@@ -222,7 +224,8 @@ def _on_frame(self:Worker, kind, head, blob):
         self.group.limit(2*self.limits.memory + 100_000_000, self.limits.processes and self.limits.processes + 8)
         self.ready.set()
     elif kind == ZYGOTE and op == "failed": raise ShellError(clip(str(message["error"]), 1000))
-    elif kind == ZYGOTE and op in ("died", "probed") and self.inbox.qsize() < 1000: self.inbox.put((op, message, bytes(blob)))
+    elif kind == ZYGOTE and op in ("died", "probed") and self.inbox.qsize() < 1000:
+        self.inbox.put((op, message, bytes(blob)))
     elif kind == LIVE and op == "call": self._call(message, len(head) + len(blob))
     elif kind == LIVE and op in ("done", "value") and self.expects:
         self.expects = False
@@ -239,7 +242,9 @@ def _call(self:Worker, m, size):
 def _reply(self:Worker, id, answer):
     try:
         try: parts = to_frame(LIVE, dict(op="reply", id=id) | answer)
-        except (TypeError, TooMuch) as e: parts = to_frame(LIVE, dict(op="reply", id=id, error=[type(e).__name__, f"What the host's function returned: {e}"]))
+        except (TypeError, TooMuch) as e:
+            error = [type(e).__name__, f"What the function returned cannot come here: {e}"]
+            parts = to_frame(LIVE, dict(op="reply", id=id, error=error))
         self.channel.send_parts(parts)
     except (OSError, ValueError): pass # the worker is gone
 
@@ -266,7 +271,8 @@ def kill(self:Worker, wait: float=2.):
         for pid in descendants(popen.pid) if sys.platform == "linux" else ():
             with suppress(OSError): os.kill(pid, signal.SIGKILL)
         popen.kill()
-        if self.name: subprocess.Popen([self.home.partition(":")[0], "rm", "-f", self.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if self.name: spawn([self.home.partition(":")[0], "rm", "-f", self.name], stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if threading.current_thread() is not self.thread: self.thread.join(wait)
 
 @patch
@@ -294,7 +300,7 @@ def _ended(self:Worker, error):
 class WorkerShell:
     "A shell whose cells run in another process"
     def __init__(self,
-        home: str="process",  # "process", "sandbox", "docker:IMAGE", "podman:IMAGE", or "auto": the strongest that is available
+        home: str="process",  # "process", "sandbox", "docker:IMAGE", "podman:IMAGE", "auto": the strongest there is
         limits: ShellLimits=ShellLimits(),
         direct: bool|None=None): # without supervisor and snapshots; default: only on macOS and Windows
         self.home = strongest() if home == "auto" else home
@@ -342,7 +348,9 @@ def _catch_up(self:WorkerShell):
     while self.worker is not None:
         try: got = self.worker.inbox.get_nowait()
         except queue.Empty: return
-        if got[0] in ("died", "ended"): self._news = "The process of this shell has ended since the last cell: {0}. {1}\n".format(*self._lost(got))
+        if got[0] not in ("died", "ended"): continue
+        cause, state = self._lost(got)
+        self._news = f"The process of this shell has ended since the last cell: {cause}. {state}\n"
 
 # %% ../nbs/07_sandbox.ipynb #bb86d2e5
 @patch
@@ -382,8 +390,8 @@ def _next(worker, seconds):
         return got
 
 # %% ../nbs/07_sandbox.ipynb #4b2390c4
-_deaths = {4: "an illegal instruction", 6: "it aborted", 7: "a bus error", 8: "a floating point error", 11: "a segmentation fault",
-           9: "it was killed, perhaps by the system because it used too much memory"}
+_deaths = {4: "an illegal instruction", 6: "it aborted", 7: "a bus error", 8: "a floating point error",
+           11: "a segmentation fault", 9: "it was killed, perhaps by the system because it used too much memory"}
 
 @patch
 def _cause(self:WorkerShell, message):
@@ -403,9 +411,10 @@ def _lost(self:WorkerShell, got):
     if back not in self.names: back = 0
     cause = self._cause(message) if op == "died" else f"its worker was lost ({message})"
     had, left = self.names[self.cells], self.names[back]
+    gone = ", ".join(k for k in had if k not in left)
     if back == self.cells: state = "The variables are as they were before."
-    elif back: state = f"The variables are as they were some cells ago. Lost: {', '.join(k for k in had if k not in left) or 'what was changed since'}."
-    else: state = f"The variables are lost: {', '.join(had)}." if had else "There were no variables yet."
+    elif back: state = f"The variables are as they were some cells ago. Lost: {gone or 'what was changed since'}."
+    else: state = f"The variables are lost: {gone}." if gone else "There were no variables yet."
     if back != self.cells: state += " The context and the functions are there."
     if op == "ended":
         self.worker = None
@@ -423,8 +432,9 @@ def cell_result(m: dict) -> CellResult:
     def texts(v, n): return [is_(o, str) for o in is_(v, list)[:n]]
     try:
         error = m["error"] and CellError(*texts(m["error"], 3))
-        r = CellResult(is_(m["stdout"], str), is_(m["stderr"], str), is_(m["result"], str, type(None)), [_display(d) for d in m["displays"]],
-                       error, 0., is_(m["elided"], int), restored=tuple(texts(m["restored"], 1000)))
+        r = CellResult(is_(m["stdout"], str), is_(m["stderr"], str), is_(m["result"], str, type(None)),
+                       [_display(d) for d in m["displays"]], error, 0., is_(m["elided"], int),
+                       restored=tuple(texts(m["restored"], 1000)))
         if m["ended"]: r.final = m["final_text"] if "final_text" in m else m["final"]
         return r
     except (KeyError, TypeError, AttributeError) as e: raise ProtocolError(f"not a result: {e}") from None
@@ -432,8 +442,8 @@ def cell_result(m: dict) -> CellResult:
 def _display(d):
     data = {str(k): v if isinstance(v, (str, dict, list)) else str(v) for k, v in d["data"].items()}
     images = {k: v for k, v in data.items() if isinstance(v, str) or not k.startswith(("text/", "image/"))}
-    at = d.get("at", 0)
-    return dict(output_type="execute_result" if d.get("output_type") == "execute_result" else "display_data", data=images,
+    kind, at = d.get("output_type"), d.get("at", 0)
+    return dict(output_type=kind if kind == "execute_result" else "display_data", data=images,
                 metadata=dict(d.get("metadata") or {}), at=at if isinstance(at, int) else 0)
 
 # %% ../nbs/07_sandbox.ipynb #484a471d
@@ -452,15 +462,14 @@ def _settle(self:WorkerShell, got, why) -> CellResult:
             got = "ended", f"it sent what is no result ({e})", None
     out, err = _words(got)
     cause, state = self._lost(got)
-    seconds = f"{self.limits.seconds:g} s" if self.limits.seconds else ""
-    if why == "time": said = f"This cell was stopped after {seconds}. It did not react to being interrupted, so its process was killed. {state}"
-    elif why: said = f"This cell was stopped. It did not react to being interrupted, so its process was killed. {state}"
+    after = f" after {self.limits.seconds:g} s" if why == "time" else ""
+    if why: said = f"This cell was stopped{after}, and its process killed, since it did not react to being interrupted. {state}"
     else: said = f"The process that ran this cell has ended: {cause}. {state}"
     name = "ProcessDied" if not why else "TimeoutError" if why == "time" else "KeyboardInterrupt"
     return CellResult(out, err, error=CellError(name, said, f"{name}: {said}"))
 
 def _timed_out(seconds, error):
-    said = f"This cell was stopped after {seconds:g} s (waiting for llm_query and the like is not counted). What it had set is kept."
+    said = f"This cell was stopped after {seconds:g} s, not counting calls such as llm_query. What it had set is kept."
     where = error.traceback.rpartition("\n")[0] if error and error.name == "KeyboardInterrupt" else ""
     return CellError("TimeoutError", said, f"{where}\nTimeoutError: {said}".lstrip("\n"))
 
@@ -523,14 +532,14 @@ def _exchange(self:WorkerShell, worker, message, raw=None):
         cause, state = self._lost(got) if got[0] in ("died", "ended") else ("it sent something else", "")
         raise ShellError(f"The worker could not answer: {cause}. {state}")
     answer = got[1]
-    if type(answer.get("cells")) is int: self.names[answer["cells"]], self.cells = self.names[self.cells], answer["cells"]
+    if type(now := answer.get("cells")) is int: self.names[now], self.cells = self.names[self.cells], now
     error = answer.get("error")
     if error is not None: raise as_error(*map(str, error[:2]))
     return answer.get("value")
 
 @patch
 def protect(self:WorkerShell, **names):
-    "Put values and functions into the namespace, and back after every cell that changed them; functions run on the host"
+    "Put values and functions into the namespace, and back after cells that changed them; functions run on the host"
     functions = {k: v for k, v in names.items() if inspect.isroutine(v)}
     values = {k: v for k, v in names.items() if k not in functions}
     self.calls.functions.update(functions)
@@ -550,7 +559,7 @@ def variables(self:WorkerShell) -> dict:
 
 @patch
 def resolve(self:WorkerShell, name: str) -> Any:
-    "The value of the variable `name`, an object that cannot be sent as its text; a `NameError` lists the names there are"
+    "The value of the variable `name`; of an object that is no data, its text. A `NameError` lists the names there are"
     with self._turn() as worker: return self._exchange(worker, dict(op="resolve", name=name))
 
 @patch
@@ -563,12 +572,14 @@ def close(self:WorkerShell):
 def _bait(folder, listener):
     "What a probe is to try"
     with open(f"{folder}/bait", "w") as f: f.write(text := os.urandom(8).hex())
-    return dict(op="probe", port=listener.getsockname()[1], file=f.name, text=text, folder=folder, pid=os.getpid(), born=born(os.getpid()))
+    here = dict(pid=os.getpid(), born=born(os.getpid()))
+    return dict(op="probe", port=listener.getsockname()[1], file=f.name, text=text, folder=folder, **here)
 
 @patch
 def _probed(self:WorkerShell):
-    with self._turn() as worker, tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
-        bait = _bait(folder, listener)
+    server = socket.create_server(("127.0.0.1", 0))
+    with self._turn() as worker, tempfile.TemporaryDirectory() as folder, server:
+        bait = _bait(folder, server)
         if self.direct: return self._exchange(worker, bait)
         worker.channel.send(ZYGOTE, bait)
         until = time.monotonic() + 10
@@ -579,21 +590,29 @@ def _probed(self:WorkerShell):
                 if got[0] == "ended": break
     raise ShellError(f"The worker in {self.home!r} did not answer the probe")
 
-# %% ../nbs/07_sandbox.ipynb #f86d12f3
+# %% ../nbs/07_sandbox.ipynb #8a2cc85a
 @patch
 def guarantees(self:WorkerShell) -> Guarantees:
     "What is enforced on the code in this shell, by trying it"
-    found, limits, group = self._probed(), self.limits, self.worker.group.places
-    contained, gb = ":" in self.home, f"{limits.memory/1e9:g} GB"
-    network = ("none", "as the host") if found["connect"] else ("enforced", "no way out; a loopback of its own")
-    files = (("enforced", "none of the host's but Python and the system's programs, read-only; a /tmp of its own") if not (found["read"] or found["write"])
-             else ("none", "the host's, with your rights"))
-    bounded = found.get("AS", -1) > 0
-    memory = (("enforced", f"{gb} for a process, twice that for all") if (bounded and "memory" in group) or contained
-              else ("best effort", f"{gb} for each process") if bounded else ("none", "as the host"))
-    kill = ("enforced", "interrupted, then killed; " + ("variables are lost then" if self.direct else "earlier cells' variables survive"))
-    counted = "pids" in group or contained or not found["see"] and found["NPROC"] > 0 and os.getuid() != 0
-    unseen = "the host's cannot be seen" if not found["see"] else "the host's can be seen and signalled"
-    processes = ("enforced" if counted and not found["see"] else "best effort" if counted or not found["see"] else "none",
-                 (f"{limits.processes} at a time; " if counted and limits.processes else "") + unseen)
-    return Guarantees(self.home, network, files, memory, kill, processes)
+    found = self._probed()
+    out, seen, files = found["connect"], found["see"], found["read"] or found["write"]
+    return Guarantees(self.home, ("none", "as the host") if out else ("enforced", "no way out; a loopback of its own"),
+        ("none", "the host's, with your rights") if files else
+        ("enforced", "of the host's only Python and the system's programs, read-only; a /tmp of its own"),
+        self._memory_bound(found),
+        ("enforced", f"interrupted, then killed; {'variables are lost then' if self.direct else 'earlier variables survive'}"),
+        self._process_bound(found, seen))
+
+@patch
+def _memory_bound(self:WorkerShell, found):
+    each = f"{self.limits.memory/1e9:g} GB for a process"
+    if ":" in self.home or "memory" in self.worker.group.places: return "enforced", f"{each}, twice that for all"
+    return ("best effort", each) if found.get("AS", -1) > 0 else ("none", "as the host")
+
+@patch
+def _process_bound(self:WorkerShell, found, seen):
+    by_user = found.get("NPROC", -1) > 0 and os.getuid() != 0 # the kernel does not count those of root
+    counted = self.limits.processes and (":" in self.home or "pids" in self.worker.group.places or by_user)
+    how = f"{self.limits.processes} at a time; " if counted else ""
+    if seen: return "best effort" if counted else "none", how + "the host's can be seen and signalled"
+    return "enforced" if counted else "best effort", how + "the host's cannot be seen"

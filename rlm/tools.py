@@ -200,7 +200,8 @@ def prep_shell(
     sh.context,sub = load_context(context),SubLM(as_lm(model, base_url) if model is not None else None)
     sh.sub,sh.functions = sub,{f.__name__: f for f in (sub.llm_query, sub.llm_query_batched, *tools)}
     own = {f.__name__: f if shell == "inprocess" else _for_others(f) for f in tools}
-    sh.protect(context=sh.context, **sh.functions | own, allm_query=sub.allm_query, allm_query_batched=sub.allm_query_batched)
+    awaitable = dict(allm_query=sub.allm_query, allm_query_batched=sub.allm_query_batched)
+    sh.protect(context=sh.context, **sh.functions | own, **awaitable)
     if isinstance(sh, WorkerShell): sh.start()
     return sh
 
