@@ -10,7 +10,7 @@ __all__ = ['PROVIDERS', 'versions', 'begin', 'by', 'Home', 'examine', 'key_of', 
            'choose', 'lacks', 'in_the_way', 'Diagnosis', 'example', 'diagnose']
 
 # %% ../nbs/16_doctor.ipynb #2c9859ad
-import importlib.metadata, os, platform, subprocess, textwrap, threading, time
+import importlib.metadata, os, platform, re, socket, subprocess, textwrap, threading, time
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -133,6 +133,7 @@ def _why(error):
     "The system's words for a failed connection"
     while error.__cause__ or error.__context__: error = error.__cause__ or error.__context__
     if isinstance(error, TimeoutError): return "no answer in time"
+    if isinstance(error, socket.gaierror): return "its name is not known here"
     return scrub(getattr(error, "verify_message", None) or getattr(error, "strerror", None) or type(error).__name__).lower()
 
 # %% ../nbs/16_doctor.ipynb #8c0e88cb
@@ -258,75 +259,83 @@ def advice(self:Diagnosis) -> str:
 
 def _place(home): return dict(inprocess="this process", process="a process of its own", sandbox="the sandbox").get(home, "a container")
 
-# %% ../nbs/16_doctor.ipynb #16bdc8f4
+# %% ../nbs/16_doctor.ipynb #f956803b
 _marks = {"enforced": ("✓", "green"), "best effort": ("~", "yellow"), "none": ("✗", "red")}
-_columns = dict(network=11, files=9, memory=10, kill=8, processes=13) # and their widths
+_columns = dict(network=9, files=7, memory=8, kill=6, processes=11) # and their widths
 _margin = 18
 
 def _line(*parts):
     from rich.text import Text
-    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+    t = Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+    t.rstrip()
+    return t
 
-def _beside(head, said, width, style="dim"):
-    "Two lines at most: `head`, and a sentence beside it"
+def _wrapped(said, width):
+    "`said` on two lines at most; what is in brackets goes first, before the advice at the end"
     from rlm.view import visible
-    lines = textwrap.wrap(visible(said), max(20, width-_margin), max_lines=2, placeholder=" …")
-    return [_line(head if i == 0 else "", " "*(_margin - (len(head[0]) if i == 0 else 0)), (o, style)) for i,o in enumerate(lines)]
+    def wrap(text): return textwrap.wrap(text, max(20, width), max_lines=2, placeholder=" …")
+    lines = wrap(said := visible(said))
+    return wrap(re.sub(r" \(.*?\)(?=:)", "", said)) if lines and lines[-1].endswith(" …") else lines
+
+def _beside(name, said, width, style="dim", bold=False):
+    "`name` with a sentence beside it"
+    heads = [(name.ljust(_margin), "bold" if bold else ""), *[" "*_margin]*2]
+    return [_line(head, (o, style)) for head,o in zip(heads, _wrapped(said, width-_margin))]
 
 # %% ../nbs/16_doctor.ipynb #40952ff6
 @patch
 def _home_lines(self:Diagnosis, home, width):
     taken = home.name == self.shell
-    head = (f"  {home.name}", "bold" if taken else "")
-    if home.missing: return _beside(head, home.missing, width)
-    if home.guarantees is None: return _beside(head, f"there; it needs an image, such as --shell {home.name[:-6]}:python:3.13-slim", width)
+    if home.guarantees is None:
+        works = f"{home.name[:6]} works; name an image, such as --shell {home.name[:6]}:python:3.13-slim"
+        return _beside(f"  {home.name}", home.missing or works, width, bold=taken)
     levels = home.guarantees.levels()
     marks = [(mark.center(n), colour) for k,n in _columns.items() for mark,colour in [_marks[levels[k]]]]
     note = ("auto takes this one" if self.shell == self.auto else "chosen") if taken else ""
-    return [_line(head, " "*(_margin-len(head[0])), *marks, (note, "bold"))]
+    return [_line((f"  {home.name}".ljust(_margin), "bold" if taken else ""), *marks, f" {note}")]
 
 @patch
 def _home_part(self:Diagnosis, width):
     heads = [(k.center(n), "dim") for k,n in _columns.items()]
-    legend = [o for level,(mark,colour) in _marks.items() for o in ((mark, colour), (f" {level}   ", "dim"))]
+    legend = [o for level,(mark,colour) in _marks.items() for o in ((f"   {mark}", colour), (f" {level}", "dim"))]
     rows = [o for home in self.homes for o in self._home_lines(home, width)]
-    return [_line(("Code can run in".ljust(_margin), "bold"), *heads), *rows, _line(" "*(_margin+5), *legend)]
+    return [_line(("Code can run in".ljust(_margin), "bold"), *heads), *rows, _line(" "*(_margin+1), ("limits:", "dim"), *legend)]
 
-# %% ../nbs/16_doctor.ipynb #b479be15
-def _server_line(server):
+# %% ../nbs/16_doctor.ipynb #d887b681
+@patch
+def _server_lines(self:Diagnosis):
     from rlm.view import visible
-    mark,colour = _marks["enforced" if server.usable else "best effort" if server.reachable or not server.url else "none"]
-    key = (server.key or "no key").ljust(24)
-    return _line("  ", (mark, colour), f" {server.provider}".ljust(_margin-3), (key, "" if server.key else "dim"), visible(f"{server.host} "), (visible(server.said), "dim"))
+    def of(server): return server.key or "no key", visible(server.host), visible(server.said)
+    asked = [of(o) for o in self.servers]
+    widths = [max(len(o[i]) for o in asked) for i in (0, 1)] if asked else []
+    for server,(key,host,said) in zip(self.servers, asked):
+        name = (f"  {server.provider}".ljust(_margin-1), "bold" if self.model and server is self.model.server else "")
+        colour = "green" if server.usable else "yellow" if server.reachable or not server.url else "red"
+        yield _line(name, f" {key:{widths[0]}}  {host:{widths[1]}}  ", (said, colour))
 
 @patch
-def _model_line(self:Diagnosis, width):
-    from rlm.view import visible
-    m,head = self.model,("Model", "bold")
-    if m is None: return _beside(head, "none chosen: -m NAME, or set RLM_MODEL", width)
-    can = "calls tools" if m.tools else "is not known to call tools: its code comes in fenced blocks"
-    mark,colour = _marks["none" if m.problem else "enforced"]
-    doubt = "; its server lists other models" if m.server and not m.problem and lacks(m, m.server) else ""
-    return [_line(head, " "*(_margin-len(head[0])-2), (mark, colour), f" {visible(m.name)} ", (can + doubt, "dim"))]
-
-@patch
-def _server_part(self:Diagnosis, n):
-    "At most `n` lines on servers"
-    rows = [_server_line(o) for o in self.servers]
-    if len(rows) > n: rows[n-1:] = [_line(("    and ", "dim"), ", ".join(o.key or o.provider for o in self.servers[n-1:]), (": rlm doctor --json", "dim"))]
-    return [_line(("Servers of models", "bold")), *rows]
+def _model_part(self:Diagnosis, width, room):
+    "The model, and servers on at most `room` lines"
+    m,rows = self.model,list(self._server_lines())
+    if m is None: about = "none chosen: -m NAME, or set RLM_MODEL"
+    else:
+        can = "calls tools" if m.tools else "is not known to call tools, and writes code in fenced blocks"
+        doubt = "; its server lists other models" if m.server and not m.problem and lacks(m, m.server) else ""
+        about = f"{m.name} {can}{doubt}" if m.provider else f"{m.name}: no provider has this name"
+    first = _beside("Model", about, width, "", bold=True)
+    room -= len(first)
+    if len(rows) > room: rows[room-1:] = [_line(("  and ", "dim"), ", ".join(o.key or o.provider for o in self.servers[room-1:]), (": rlm doctor --json", "dim"))]
+    return [*first, *rows]
 
 # %% ../nbs/16_doctor.ipynb #4d6b5036
 @patch
 def lines(self:Diagnosis, width: int=100) -> list: # of `rich.text.Text`
     "The screen"
     v = dict(self.versions)
-    first = _line(f"rlm {v.pop('rlm')} on Python {v.pop('python')}, {v.pop('platform')}")
-    top = [first, _line((", ".join(f"{k} {o or 'is missing'}" for k,o in v.items()), "dim")), _line("")]
-    model,colour = self._model_line(width),"green" if self.possible else "yellow"
-    end = [_line(""), *(_line((o, colour)) for o in textwrap.wrap(self.advice, width, max_lines=2, placeholder=" …"))]
-    top += [*self._home_part(width), _line("")]
-    return [*top, *self._server_part(23-len(top)-len(model)-len(end)), *model, *end]
+    first = _line((f"rlm {v.pop('rlm')}", "bold"), f" on Python {v.pop('python')}, {v.pop('platform')}")
+    top = [first, _line((", ".join(f"{k} {o or 'is missing'}" for k,o in v.items()), "dim")), _line(""), *self._home_part(width), _line("")]
+    end = [_line(""), *(_line((o, "bold green" if self.possible else "bold yellow")) for o in _wrapped(self.advice, width))]
+    return [*top, *self._model_part(width, 24-len(top)-len(end)), *end]
 
 _ascii = str.maketrans("✓✗…↳·", "+x.>-")
 
@@ -335,7 +344,7 @@ def __rich_console__(self:Diagnosis, console, options):
     for o in self.lines(min(100, options.max_width)): yield _line(o.plain.translate(_ascii)) if options.ascii_only else o
 
 @patch
-def __repr__(self:Diagnosis): return "\n".join(o.plain.rstrip() for o in self.lines())
+def __repr__(self:Diagnosis): return "\n".join(o.plain for o in self.lines())
 
 # %% ../nbs/16_doctor.ipynb #17c5a192
 @patch

@@ -16,13 +16,14 @@ from typing import Any
 from fastcore.basics import patch
 
 from .cell import CellError, CellResult, clip
+from .channel import LIVE, ZYGOTE, Channel, ProtocolError, TooMuch, to_frame, unpack
 from .launch import (ControlGroup, ShellLimits, available, container_command, process_limit, python_command,
                         sandbox_command, spawn, strongest, worker_env)
+from .live import as_error, born, describe, memory_file
 from .lm import run_sync
 from .shell import Guarantees
 from .trajectory import ContextError, ShellError
-from .worker import (LIVE, ZYGOTE, Channel, ProtocolError, TooMuch, as_error, born, descendants, describe,
-                        memory_file, to_frame, unpack)
+from .worker import descendants, kill_all
 
 # %% ../nbs/07_sandbox.ipynb #0bc4668a
 _piece = 1_000_000 # characters or bytes
@@ -268,8 +269,7 @@ def kill(self:Worker, wait: float=2.):
     if self.home == "sandbox": popen.kill()
     try: popen.wait(wait/2)
     except subprocess.TimeoutExpired:
-        for pid in descendants(popen.pid) if sys.platform == "linux" else ():
-            with suppress(OSError): os.kill(pid, signal.SIGKILL)
+        if sys.platform == "linux": kill_all(descendants(popen.pid))
         popen.kill()
         if self.name: spawn([self.home.partition(":")[0], "rm", "-f", self.name], stdin=subprocess.DEVNULL,
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
