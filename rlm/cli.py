@@ -143,7 +143,8 @@ def as_json(trajectory, error: BaseException|None=None, log: Path|None=None) -> 
     d = dict(answer=t.answer, status=status, how=t.how, limit=t.limit, error=sentence(error) if error else None,
              steps=t.steps, sub_calls=len(t.subcalls), usage=vars(t.usage),
              usage_by_model={k: vars(v) for k,v in t.usage_by_model.items()}, cost=t.cost, seconds=round(t.seconds, 3),
-             model=run and run.model, sub_model=run and run.sub_model, shell=run and run.shell, log=str(log) if log and run else None)
+             model=run and run.model, sub_model=run and run.sub_model, shell=run and run.shell,
+             log=str(log) if log and run else None)
     try: return json.dumps(d, allow_nan=False)
     except (TypeError, ValueError): return json.dumps(d | dict(answer=str(t.answer)))
 
@@ -278,11 +279,12 @@ MaxSteps = Annotated[int, _opt("How often the model is called at most; the last 
     "--max-steps", metavar="N", min=1, show_default=True)]
 
 # %% ../nbs/17_cli.ipynb #47ead006
-Shell = Annotated[str, _named("HOME", "Where code runs: sandbox, process, inprocess, docker:IMAGE, podman:IMAGE, "
-    "or auto; default: auto, the sandbox where there is one, else a process.", "--shell")]
-CellSeconds = Annotated[float|None, _named("N", "Seconds that one cell of code may run, sub-calls not counted; default: 120.",
-    "--cell-seconds", min=.1)]
-CellMemory = Annotated[float|None, _named("GB", "Gigabytes that it may use, beyond the text itself; default: 2.", "--cell-memory", min=.1)]
+Shell = Annotated[str, _named("HOME", "Where code runs: sandbox, process, inprocess, docker:IMAGE, podman:IMAGE; "
+    "default: auto, which is the sandbox where there is one, else a process.", "--shell")]
+CellSeconds = Annotated[float|None, _named("N", "Seconds that one cell of code may run, sub-calls not counted; "
+    "default: 120.", "--cell-seconds", min=.1)]
+CellMemory = Annotated[float|None, _named("GB", "Gigabytes that code may use, beyond the text itself; default: 2.",
+    "--cell-memory", min=.1)]
 
 # %% ../nbs/17_cli.ipynb #db559bc3
 Json = Annotated[bool, _opt("Print one JSON object: answer, status, tokens, cost and more.", "--json")]

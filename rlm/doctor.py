@@ -60,8 +60,9 @@ class Home:
 def _without_image(home):
     "Why a container's image cannot be used; it is not fetched here, which takes minutes"
     engine,_,image = home.partition(":")
-    found = subprocess.run([engine, "image", "inspect", image], stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
-    if found.returncode: return f"{engine} does not have the image {image}: {engine} pull {image}"
+    look = [engine, "image", "inspect", image]
+    if subprocess.run(look, stdin=subprocess.DEVNULL, capture_output=True, timeout=20).returncode:
+        return f"{engine} does not have the image {image}: {engine} pull {image}"
 
 # %% ../nbs/16_doctor.ipynb #60d31a66
 def examine(home: str) -> Home:
@@ -118,7 +119,7 @@ class Server:
     failed: str|None = None    # why there is none
     models: list = field(default_factory=list) # that it lists to anybody
     @property
-    def host(self) -> str: return urlsplit(self.url).netloc if self.url else "its address"
+    def host(self) -> str: return urlsplit(self.url).netloc if self.url else ""
     @property
     def reachable(self) -> bool: return self.status is not None and self.status < 500
     @property
@@ -134,7 +135,8 @@ def _why(error):
     while error.__cause__ or error.__context__: error = error.__cause__ or error.__context__
     if isinstance(error, TimeoutError): return "no answer in time"
     if isinstance(error, socket.gaierror): return "its name is not known here"
-    return scrub(getattr(error, "verify_message", None) or getattr(error, "strerror", None) or type(error).__name__).lower()
+    said = getattr(error, "verify_message", None) or getattr(error, "strerror", None)
+    return scrub(said).lower() if said else type(error).__name__
 
 # %% ../nbs/16_doctor.ipynb #8c0e88cb
 def ask(server: Server, seconds: float=3.) -> Server:
@@ -148,10 +150,10 @@ def ask(server: Server, seconds: float=3.) -> Server:
 @patch(as_prop=True)
 def said(self:Server) -> str:
     "What came of it, after the name of the host"
-    if self.url is None: return "is not known"
+    if self.url is None: return "is at no known address"
     if self.status is None: return f"cannot be reached ({self.failed})"
     if not self.reachable: return f"fails with {self.status}"
-    if self.status == 404: return "has nothing at this path, which often ends in /v1"
+    if self.status == 404 and self.provider == "openai": return "has nothing at this path, which often ends in /v1"
     if self.status in (401, 403) and not self.key: return "answers, and wants a key"
     n = len(self.models)
     return f"answers, with {n} model{'' if n == 1 else 's'}" if n else "answers"
@@ -168,7 +170,9 @@ def _given(base_url):
 def servers(base_url: str|None=None) -> list:
     "The servers to ask"
     found = [Server(o, _at(o, url), key) for o,(_,url) in PROVIDERS.items() if (key := key_of(o))]
-    return [*([_given(base_url)] if base_url else []), *found, Server("ollama", f"{_at('ollama', 'http://localhost:11434')}/v1")]
+    given = [_given(base_url)] if base_url else []
+    ollama = Server("ollama", f"{_at('ollama', 'http://localhost:11434')}/v1")
+    return list({o.url: o for o in (ollama, *found[::-1], *given)}.values())[::-1] # one for each address
 
 # %% ../nbs/16_doctor.ipynb #23625b44
 @dataclass
@@ -210,11 +214,13 @@ def lacks(chosen: Chosen, server: Server) -> bool:
 def in_the_way(chosen: Chosen, server: Server|None) -> str|None:
     "Why the model cannot be used"
     either = " or " if all(o.endswith("API_KEY") for o in chosen.unset) else " and "
-    if chosen.provider is None: return "No provider is known for this name: write provider/model, or name a server with --base-url."
+    if chosen.provider is None:
+        return "No provider is known for this name: write provider/model, or name a server with --base-url."
     if chosen.unset: return f"Its provider wants more: set {either.join(chosen.unset)}."
     if server is None: return None
-    if not server.reachable or server.status == 404: return f"{server.host} {server.said}."
-    if server.status in (401, 403) and not server.key: return f"{server.host} wants a key: set {chosen.provider.upper()}_API_KEY."
+    if not server.reachable or server.said.startswith("has nothing"): return f"{server.host} {server.said}."
+    if server.status in (401, 403) and not (server.key or key_of(chosen.provider)):
+        return f"{server.host} wants a key: set {chosen.provider.upper()}_API_KEY."
     if chosen.provider.startswith("ollama") and lacks(chosen, server):
         return f"Ollama does not have it: ollama pull {chosen.name.partition('/')[2]}"
 
@@ -252,12 +258,16 @@ def advice(self:Diagnosis) -> str:
     found = [o for o in self.servers if o.usable]
     if self.home.missing: return self.home.missing
     if self.model and self.possible: return f"Ready: {self.model.name} can be asked, with code in {_place(self.shell)}."
-    if self.model: return f"{self.model.name} cannot be used. {self.model.problem} A run without key or network: rlm demo"
+    demo = "A run without {}: rlm demo"
+    if self.model: return f"{self.model.name} cannot be used. {self.model.problem} {demo.format('key or network')}"
     if found: return f"Name a model: rlm ask QUESTION PATH {example(found[0])}"
-    if any(o.key for o in self.servers): return "No model can be reached: check the network. A run without it: rlm demo"
-    return "No model can be used yet: set a provider's key, such as OPENAI_API_KEY, or start Ollama. A run without either: rlm demo"
+    if any(o.key for o in self.servers): return f"No model can be reached: check the network. {demo.format('it')}"
+    nothing = "No model can be used yet: set a provider's key, such as OPENAI_API_KEY, or start Ollama."
+    return f"{nothing} {demo.format('either')}"
 
-def _place(home): return dict(inprocess="this process", process="a process of its own", sandbox="the sandbox").get(home, "a container")
+def _place(home):
+    names = dict(inprocess="this process", process="a process of its own", sandbox="the sandbox")
+    return names.get(home, "a container")
 
 # %% ../nbs/16_doctor.ipynb #f956803b
 _marks = {"enforced": ("✓", "green"), "best effort": ("~", "yellow"), "none": ("✗", "red")}
@@ -299,32 +309,37 @@ def _home_part(self:Diagnosis, width):
     heads = [(k.center(n), "dim") for k,n in _columns.items()]
     legend = [o for level,(mark,colour) in _marks.items() for o in ((f"   {mark}", colour), (f" {level}", "dim"))]
     rows = [o for home in self.homes for o in self._home_lines(home, width)]
-    return [_line(("Code can run in".ljust(_margin), "bold"), *heads), *rows, _line(" "*(_margin+1), ("limits:", "dim"), *legend)]
+    top,end = _line(("Code can run in".ljust(_margin), "bold"), *heads),_line(" "*_margin, ("limits:", "dim"), *legend)
+    return [top, *rows, end]
 
 # %% ../nbs/16_doctor.ipynb #d887b681
 @patch
 def _server_lines(self:Diagnosis):
     from rlm.view import visible
-    def of(server): return server.key or "no key", visible(server.host), visible(server.said)
+    def of(server): return server.key or "no key", visible(server.host) or "?", visible(server.said)
     asked = [of(o) for o in self.servers]
     widths = [max(len(o[i]) for o in asked) for i in (0, 1)] if asked else []
     for server,(key,host,said) in zip(self.servers, asked):
-        name = (f"  {server.provider}".ljust(_margin-1), "bold" if self.model and server is self.model.server else "")
-        colour = "green" if server.usable else "yellow" if server.reachable or not server.url else "red"
+        used = self.model and server is self.model.server
+        name = (f"  {server.provider}".ljust(_margin-1), "bold" if used else "")
+        colour = "green" if server.usable else "yellow" if server.reachable else "red" if server.key or used else "dim"
         yield _line(name, f" {key:{widths[0]}}  {host:{widths[1]}}  ", (said, colour))
 
 @patch
+def _about_model(self:Diagnosis):
+    m = self.model
+    if m is None: return "none chosen: -m NAME, or set RLM_MODEL"
+    can = "calls tools" if m.tools else "is not known to call tools, and writes code in fenced blocks"
+    doubt = "; its server lists other models" if m.server and not m.problem and lacks(m, m.server) else ""
+    return f"{m.name} {can}{doubt}" if m.provider else f"{m.name}: no provider is known"
+
+@patch
 def _model_part(self:Diagnosis, width, room):
-    "The model, and servers on at most `room` lines"
-    m,rows = self.model,list(self._server_lines())
-    if m is None: about = "none chosen: -m NAME, or set RLM_MODEL"
-    else:
-        can = "calls tools" if m.tools else "is not known to call tools, and writes code in fenced blocks"
-        doubt = "; its server lists other models" if m.server and not m.problem and lacks(m, m.server) else ""
-        about = f"{m.name} {can}{doubt}" if m.provider else f"{m.name}: no provider has this name"
-    first = _beside("Model", about, width, "", bold=True)
-    room -= len(first)
-    if len(rows) > room: rows[room-1:] = [_line(("  and ", "dim"), ", ".join(o.key or o.provider for o in self.servers[room-1:]), (": rlm doctor --json", "dim"))]
+    "The model, and its servers, on at most `room` lines"
+    first,rows = _beside("Model", self._about_model(), width, "", bold=True),list(self._server_lines())
+    n = room - len(first) - 1
+    more = ", ".join(o.key or o.provider for o in self.servers[n:])
+    if len(rows) > n+1: rows[n:] = [_line(("  and ", "dim"), more, (": rlm doctor --json", "dim"))]
     return [*first, *rows]
 
 # %% ../nbs/16_doctor.ipynb #4d6b5036
@@ -333,36 +348,45 @@ def lines(self:Diagnosis, width: int=100) -> list: # of `rich.text.Text`
     "The screen"
     v = dict(self.versions)
     first = _line((f"rlm {v.pop('rlm')}", "bold"), f" on Python {v.pop('python')}, {v.pop('platform')}")
-    top = [first, _line((", ".join(f"{k} {o or 'is missing'}" for k,o in v.items()), "dim")), _line(""), *self._home_part(width), _line("")]
-    end = [_line(""), *(_line((o, "bold green" if self.possible else "bold yellow")) for o in _wrapped(self.advice, width))]
+    packages = ", ".join(f"{k} {o or 'is missing'}" for k,o in v.items())
+    colour = "bold green" if self.possible else "bold yellow"
+    top = [first, _line((packages, "dim")), _line(""), *self._home_part(width), _line("")]
+    end = [_line(""), *(_line((o, colour)) for o in _wrapped(self.advice, width))]
     return [*top, *self._model_part(width, 24-len(top)-len(end)), *end]
 
 _ascii = str.maketrans("✓✗…↳·", "+x.>-")
 
 @patch
 def __rich_console__(self:Diagnosis, console, options):
-    for o in self.lines(min(100, options.max_width)): yield _line(o.plain.translate(_ascii)) if options.ascii_only else o
+    for o in self.lines(min(100, options.max_width)):
+        yield _line(o.plain.translate(_ascii)) if options.ascii_only else o
 
 @patch
 def __repr__(self:Diagnosis): return "\n".join(o.plain for o in self.lines())
 
-# %% ../nbs/16_doctor.ipynb #17c5a192
+# %% ../nbs/16_doctor.ipynb #09083eaf
 @patch
 def as_dict(self:Diagnosis) -> dict:
     "The same as numbers, texts, lists and dicts"
-    def levels(g): return g and {k: dict(level=getattr(g, k)[0], how=getattr(g, k)[1]) for k in g.levels()}
-    homes = [dict(home=o.name, available=o.missing is None, missing=o.missing, guarantees=levels(o.guarantees)) for o in self.homes]
-    asked = [dict(provider=o.provider, key=o.key, host=urlsplit(o.url).netloc if o.url else None, reachable=o.reachable if o.url else None,
-                  usable=o.usable, said=o.said, models=o.models) for o in self.servers]
-    m = self.model
-    model = m and dict(name=m.name, provider=m.provider, tools=m.tools, problem=m.problem)
-    return dict(possible=self.possible, advice=self.advice, versions=self.versions, homes=homes, auto=self.auto, shell=self.shell,
-                servers=asked, model=model)
+    m,given = self.model,"possible advice versions auto shell".split()
+    return {k: getattr(self, k) for k in given} | dict(homes=[_home_dict(o) for o in self.homes],
+        servers=[_server_dict(o) for o in self.servers],
+        model=m and dict(name=m.name, provider=m.provider, tools=m.tools, problem=m.problem))
+
+def _home_dict(o):
+    g = o.guarantees
+    levels = g and {k: dict(level=level, how=how) for k in g.levels() for level,how in [getattr(g, k)]}
+    return dict(home=o.name, available=o.missing is None, missing=o.missing, guarantees=levels)
+
+def _server_dict(o):
+    names = "provider key host reachable usable said models".split()
+    return {k: getattr(o, k) for k in names}
 
 # %% ../nbs/16_doctor.ipynb #67cd7c6c
 def _names(shell):
     "The homes to try, that of the caller among them; raises `InputError`"
-    names = ["inprocess", "process", "sandbox", *(shell if shell.startswith(f"{o}:") else f"{o}:IMAGE" for o in ("docker", "podman"))]
+    engines = [shell if shell.startswith(f"{o}:") else f"{o}:IMAGE" for o in ("docker", "podman")]
+    names = ["inprocess", "process", "sandbox", *engines]
     if shell not in (*names, "auto"): problem(shell)
     return names
 
@@ -386,13 +410,13 @@ def diagnose(
     "Try what a run needs, all at once"
     if base_url: LM("openai/x", base_url) # raises `InputError` for what is no URL
     homes,auto = {o: begin(examine, o) for o in _names(shell)},begin(strongest)
-    asked = {o.url: (o, begin(ask, o, seconds)) for o in reversed(servers(base_url))}
+    asked = [(o, begin(ask, o, seconds)) for o in servers(base_url)]
     chosen = choose(model, base_url) if model else None
-    if chosen and chosen.url and not chosen.unset and chosen.url not in asked:
+    if chosen and chosen.url and not chosen.unset and chosen.url not in [o.url for o,_ in asked]:
         server = Server(chosen.provider, chosen.url, key_of(chosen.provider))
-        asked[server.url] = server,begin(ask, server, seconds)
+        asked.append((server, begin(ask, server, seconds)))
     until = time.monotonic() + seconds
-    found = [by(until, done, replace(o, failed=f"no answer in {seconds:g} s")) for o,done in reversed(asked.values())]
+    found = [by(until, done, replace(o, failed=f"no answer in {seconds:g} s")) for o,done in asked]
     auto = by(until, auto, "process")
     return Diagnosis(versions(), list(_tried(homes, shell, until)), auto, auto if shell == "auto" else shell, found,
                      chosen and _settle(chosen, found))

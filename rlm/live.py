@@ -434,6 +434,7 @@ def _wait_for_turn(self: Live):
 def take_over(self: Live, channel: socket.socket, spare: socket.socket, generation: int):
     "Be the live process on `channel`"
     self.channel, self.spare, self.generation, self._socket = Channel(channel.fileno()), spare, generation, channel
+    for fd in self.wake or (): os.close(fd)
     self.boxes, self.wake, self.sh._loop, self.pid = {}, os.pipe(), None, os.getpid()
     die_with_parent()
 

@@ -73,6 +73,20 @@ def sealed_file(value, name: str) -> int:
         os.close(fd)
         raise
 
+# %% ../nbs/07_sandbox.ipynb #5b2bae02
+class _Clock:
+    "How long a cell has run, without the time in which calls of its own were open"
+    def __init__(self): self.start, self.open, self.since, self.total = time.monotonic(), 0, None, 0.
+
+    def count(self, n):
+        self.open, now = self.open + n, time.monotonic()
+        if self.open == 1 and n == 1: self.since = now
+        if not self.open: self.total, self.since = self.total + now - self.since, None
+
+    def seconds(self) -> float:
+        now, since = time.monotonic(), self.since
+        return now - self.start - self.total - (now - since if since else 0)
+
 # %% ../nbs/07_sandbox.ipynb #5166d513
 MAX_CALLS, MAX_WAITING = 10_000, 1_000_000_000 # calls, and bytes of their arguments, that may be open; more are refused
 _max_threads = 128
@@ -82,25 +96,24 @@ class Calls:
     def __init__(self, functions: dict):
         self.functions, self.jobs, self.lock = functions, queue.SimpleQueue(), threading.Lock()
         self.threads = self.idle = self.open = self.bytes = 0
-        self.since, self.total = None, 0.
+        self.begin()
 
-    def waited(self) -> float:
-        "Seconds during which at least one call was open"
-        with self.lock: return self.total + (time.monotonic() - self.since if self.since else 0)
+    def begin(self):
+        "A cell begins: what it will wait for counts from now on, and not the calls that others have left"
+        with self.lock: self.clock = _Clock()
 
-    def _count(self, n, size):
+    def _count(self, n, size, clock):
         with self.lock:
             self.open, self.bytes = self.open + n, self.bytes + n*size
-            now = time.monotonic()
-            if self.open == 1 and n == 1: self.since = now
-            if not self.open: self.total, self.since = self.total + now - self.since, None
+            clock.count(n)
 
     def put(self, message: dict, reply, size: int=0):
         "Carry out one call of `size` bytes; `reply` is given what to send back"
         if self.open >= MAX_CALLS or self.bytes + size > MAX_WAITING:
             return reply(error=["RuntimeError", "Too many calls are open: wait for some before you make more."])
-        self._count(1, size)
-        self.jobs.put((message, reply, size))
+        clock = self.clock
+        self._count(1, size, clock)
+        self.jobs.put((message, reply, size, clock))
         with self.lock: more = self.jobs.qsize() > self.idle and self.threads < _max_threads
         if more: self._grow()
 
@@ -123,7 +136,7 @@ def _serve(self:Calls):
         self._carry_out(*job)
 
 @patch
-def _carry_out(self:Calls, message, reply, size):
+def _carry_out(self:Calls, message, reply, size, clock):
     try:
         fn = self.functions.get(message["name"])
         if fn is None: raise NameError(f"The host has no function {message['name']!r}")
@@ -131,7 +144,7 @@ def _carry_out(self:Calls, message, reply, size):
         answer = dict(value=run_sync(value) if inspect.iscoroutine(value) else value)
     except Exception as e: answer = dict(error=[type(e).__name__, clip(str(e), 10_000)])
     except BaseException as e: answer = dict(error=["RuntimeError", f"stopped by {type(e).__name__}"])
-    self._count(-1, size)
+    self._count(-1, size, clock)
     reply(**answer)
 
 # %% ../nbs/07_sandbox.ipynb #11fae2e0
@@ -173,6 +186,10 @@ def _command(self:Worker, fd):
     self.name = next(o for o in command if o.startswith("--name=")).removeprefix("--name=")
     return command
 
+def _close_files(values):
+    for v in values.values():
+        if isinstance(v, int): os.close(v)
+
 def _size(value): return os.fstat(value).st_size if isinstance(value, int) else len(value)
 
 @patch
@@ -200,21 +217,26 @@ def _set_up(self:Worker):
     limits = vars(self.limits) | dict(nproc=process_limit(self.limits, self.home))
     functions = [describe(k, f) for k, f in self.calls.functions.items()]
     self.channel.send(ZYGOTE, dict(op="setup", limits=limits, functions=functions))
-    for name, value in self.values.items(): self._send_value(name, value)
-    self.values = {}
+    while self.values: self._send_value(*self.values.popitem())
     self.channel.send(ZYGOTE, dict(op="start"))
 
 @patch
 def _send_value(self:Worker, name, value):
     form = "pickle" if isinstance(value, int) else form_of(value)
-    if self.stdio or self.direct:
-        starts = range(0, _size(value), _piece)
-        for part in (os.pread(value, _piece, i) for i in starts) if form == "pickle" else pieces(value): self.channel.send(ZYGOTE, dict(op="chunk"), raw=part)
-        return self.channel.send(ZYGOTE, dict(op="load", name=name, form=form, passed=False))
-    fd = value if form == "pickle" else sealed_file(value, name)
-    frame = b"".join(to_frame(ZYGOTE, dict(op="load", name=name, form=form, passed=True)))
-    with self.channel.lock: socket.send_fds(self.socket, [frame], [fd])
-    os.close(fd)
+    passed = not (self.stdio or self.direct)
+    fd = sealed_file(value, name) if passed and form != "pickle" else value
+    message = dict(op="load", name=name, form=form, passed=passed)
+    try:
+        if passed:
+            with self.channel.lock: socket.send_fds(self.socket, [b"".join(to_frame(ZYGOTE, message))], [fd])
+            return
+        for part in _parts_of(fd) if form == "pickle" else pieces(value):
+            self.channel.send(ZYGOTE, dict(op="chunk"), raw=part)
+        self.channel.send(ZYGOTE, message)
+    finally:
+        if isinstance(fd, int): os.close(fd)
+
+def _parts_of(fd): return (os.pread(fd, _piece, i) for i in range(0, _size(fd), _piece))
 
 # %% ../nbs/07_sandbox.ipynb #0bcdd1dd
 @patch
@@ -290,6 +312,7 @@ def _ended(self:Worker, error):
     self.failure = None if self.ready.is_set() else error
     self.inbox.put(("ended", str(error), None))
     self.ready.set()
+    _close_files(self.values)
     if self.popen is not None:
         self.popen.wait()
         for f in (self.popen.stderr, self.socket): f.close()
@@ -318,7 +341,12 @@ class WorkerShell:
         "Start the worker without waiting for it; raises `ContextError` for a value that cannot be sent"
         if self.closed: raise RuntimeError("This shell is closed.")
         if self.worker is not None: return
-        values = {k: v if form_of(v) != "pickle" else sealed_file(v, k) for k, v in self.values.items()}
+        values = {}
+        try:
+            for k, v in self.values.items(): values[k] = v if form_of(v) != "pickle" else sealed_file(v, k)
+        except BaseException:
+            _close_files(values)
+            raise
         self.worker = worker = Worker(self.home, self.limits, values, self.calls, self.direct)
         self.cells, self.names, self.due = 0, {0: []}, []
         self._finalizer = weakref.finalize(self, worker.kill)
@@ -357,12 +385,13 @@ def _catch_up(self:WorkerShell):
 def _request(self:WorkerShell, worker, message, raw=None):
     "Send a request and wait: what the worker says, and why it was stopped if it was, `time` or `interrupt`"
     worker.expects = True
+    self.calls.begin()
     try: worker.channel.send(LIVE, message, raw=raw)
     except OSError: worker.kill()
     except TooMuch as e: raise ShellError(f"This is too much to be sent ({e})") from None
-    start, before, seconds = time.monotonic(), self.calls.waited(), self.limits.seconds
+    clock, seconds = self.calls.clock, self.limits.seconds
     while True:
-        own = time.monotonic() - start - (self.calls.waited() - before)
+        own = clock.seconds()
         if seconds is not None and own >= seconds: return self._stop(worker), "time"
         try:
             got = worker.inbox.get(timeout=None if seconds is None else max(seconds - own, .05))
