@@ -134,7 +134,7 @@ def to_frame(kind: bytes, message: dict, packer: Packer|None = None, raw=None) -
 class Channel:
     "Frames over one or two file descriptors"
     def __init__(self, read: int, write: int|None = None):
-        self.fd, self.lock = read, threading.Lock()
+        self.fd, self.lock, self.sent = read, threading.Lock(), 0 # `sent`: frames
         self._in = io.FileIO(read, "r", closefd=False)
         self._out = io.FileIO(read if write is None else write, "w", closefd=False)
 
@@ -155,7 +155,7 @@ def receive(self: Channel) -> tuple: # kind, JSON, what is beside it
     return kind, self._read(head), self._read(blob)
 
 @patch
-def send_parts(self: Channel, parts: list, timeout: float = -1):
+def send_parts(self: Channel, parts: list, timeout: float = -1) -> int: # its number, from 1
     "Send a frame as `to_frame` makes it; raises `BrokenPipeError` when nobody reads, or `timeout` seconds are over"
     if not self.lock.acquire(timeout=timeout): raise BrokenPipeError("another thread is still sending")
     try:
@@ -164,10 +164,12 @@ def send_parts(self: Channel, parts: list, timeout: float = -1):
                 n = self._out.write(view)
                 if not n: raise BrokenPipeError("the other side does not read")
                 view = view[n:]
+        self.sent += 1
+        return self.sent
     finally: self.lock.release()
 
 @patch
-def send(self: Channel, kind: bytes, message: dict, raw=None): self.send_parts(to_frame(kind, message, raw=raw))
+def send(self: Channel, kind: bytes, message: dict, raw=None) -> int: return self.send_parts(to_frame(kind, message, raw=raw))
 
 # %% ../nbs/06_channel.ipynb #35727746
 def take_frame(

@@ -127,7 +127,7 @@ class Server:
 
 # %% ../nbs/16_doctor.ipynb #af80557e
 def _listed(response):
-    with suppress(Exception): return [str(o["id"]) for o in response.json()["data"]]
+    with suppress(Exception): return [scrub(str(o["id"])) for o in response.json()["data"]]
     return []
 
 def _why(error):
@@ -172,7 +172,7 @@ def servers(base_url: str|None=None) -> list:
     found = [Server(o, _at(o, url), key) for o,(_,url) in PROVIDERS.items() if (key := key_of(o))]
     given = [_given(base_url)] if base_url else []
     ollama = Server("ollama", f"{_at('ollama', 'http://localhost:11434')}/v1")
-    return list({o.url: o for o in (ollama, *found[::-1], *given)}.values())[::-1] # one for each address
+    return list({(o.provider, o.url): o for o in (*given, *found, ollama)}.values())
 
 # %% ../nbs/16_doctor.ipynb #23625b44
 @dataclass
@@ -397,7 +397,8 @@ def _tried(homes, shell, until):
 
 def _settle(chosen, found):
     "`chosen` with what its server had to say"
-    server = next((o for o in found if o.url == chosen.url), None) if chosen.url else None
+    there = [o for o in found if chosen.url and o.url == chosen.url]
+    server = min(there, key=lambda o: o.provider != chosen.provider, default=None)
     return replace(chosen, server=server, problem=in_the_way(chosen, server))
 
 # %% ../nbs/16_doctor.ipynb #13059643

@@ -7,7 +7,7 @@ __all__ = ['MAX_CALLS', 'MAX_WAITING', 'form_of', 'pieces', 'put', 'write_all', 
            'cell_result']
 
 # %% ../nbs/07_sandbox.ipynb #56faae04
-import asyncio, inspect, itertools, json, os, pickle, queue, shutil, signal, socket, struct, subprocess, sys, tempfile
+import asyncio, contextvars, inspect, itertools, json, os, pickle, queue, shutil, signal, socket, struct, subprocess, sys, tempfile
 import threading, time, weakref
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -74,6 +74,8 @@ def sealed_file(value, name: str) -> int:
         raise
 
 # %% ../nbs/07_sandbox.ipynb #5b2bae02
+_serving = contextvars.ContextVar("rlm_serving", default=()) # the `Calls` on whose behalf this code runs
+
 class _Clock:
     "How long a cell has run, without the time in which calls of its own were open"
     def __init__(self): self.start, self.open, self.since, self.total = time.monotonic(), 0, None, 0.
@@ -100,7 +102,7 @@ class Calls:
 
     def begin(self):
         "A cell begins: what it will wait for counts from now on, and not the calls that others have left"
-        with self.lock: self.clock = _Clock()
+        with self.lock: self.clock, self.context = _Clock(), contextvars.copy_context()
 
     def _count(self, n, size, clock):
         with self.lock:
@@ -111,9 +113,9 @@ class Calls:
         "Carry out one call of `size` bytes; `reply` is given what to send back"
         if self.open >= MAX_CALLS or self.bytes + size > MAX_WAITING:
             return reply(error=["RuntimeError", "Too many calls are open: wait for some before you make more."])
-        clock = self.clock
+        clock, context = self.clock, self.context.copy()
         self._count(1, size, clock)
-        self.jobs.put((message, reply, size, clock))
+        self.jobs.put((context, message, reply, size, clock))
         with self.lock: more = self.jobs.qsize() > self.idle and self.threads < _max_threads
         if more: self._grow()
 
@@ -133,10 +135,12 @@ def _serve(self:Calls):
             if job is None:
                 self.threads -= 1
                 return
-        self._carry_out(*job)
+        context, *job = job
+        context.run(self._carry_out, *job)
 
 @patch
 def _carry_out(self:Calls, message, reply, size, clock):
+    _serving.set((*_serving.get(), self))
     try:
         fn = self.functions.get(message["name"])
         if fn is None: raise NameError(f"The host has no function {message['name']!r}")
@@ -228,7 +232,9 @@ def _send_value(self:Worker, name, value):
     message = dict(op="load", name=name, form=form, passed=passed)
     try:
         if passed:
-            with self.channel.lock: socket.send_fds(self.socket, [b"".join(to_frame(ZYGOTE, message))], [fd])
+            with self.channel.lock:
+                socket.send_fds(self.socket, [b"".join(to_frame(ZYGOTE, message))], [fd])
+                self.channel.sent += 1
             return
         for part in _parts_of(fd) if form == "pickle" else pieces(value):
             self.channel.send(ZYGOTE, dict(op="chunk"), raw=part)
@@ -357,8 +363,8 @@ class WorkerShell:
 def _turn(self:WorkerShell):
     "One request at a time, to a worker that is there"
     if self.closed: raise RuntimeError("This shell is closed.")
-    if not self._lock.acquire(blocking=threading.current_thread().name != "rlm-call"):
-        raise RuntimeError("This shell is running the cell that calls this function.")
+    if self.calls in _serving.get(): raise RuntimeError("This shell is running the cell that calls this function.")
+    self._lock.acquire()
     try:
         self._catch_up()
         self.start()
@@ -376,9 +382,13 @@ def _catch_up(self:WorkerShell):
     while self.worker is not None:
         try: got = self.worker.inbox.get_nowait()
         except queue.Empty: return
-        if got[0] not in ("died", "ended"): continue
-        cause, state = self._lost(got)
-        self._news = f"The process of this shell has ended since the last cell: {cause}. {state}\n"
+        if got[0] in ("died", "ended"): self._note(got)
+
+@patch
+def _note(self:WorkerShell, got):
+    "A death between two cells, to be told with the next"
+    cause, state = self._lost(got)
+    self._news = f"The process of this shell has ended since the last cell: {cause}. {state}\n"
 
 # %% ../nbs/07_sandbox.ipynb #bb86d2e5
 @patch
@@ -386,8 +396,10 @@ def _request(self:WorkerShell, worker, message, raw=None):
     "Send a request and wait: what the worker says, and why it was stopped if it was, `time` or `interrupt`"
     worker.expects = True
     self.calls.begin()
-    try: worker.channel.send(LIVE, message, raw=raw)
-    except OSError: worker.kill()
+    try: number = worker.channel.send(LIVE, message, raw=raw)
+    except OSError:
+        worker.kill()
+        number = 0
     except TooMuch as e: raise ShellError(f"This is too much to be sent ({e})") from None
     clock, seconds = self.calls.clock, self.limits.seconds
     while True:
@@ -396,10 +408,17 @@ def _request(self:WorkerShell, worker, message, raw=None):
         try:
             got = worker.inbox.get(timeout=None if seconds is None else max(seconds - own, .05))
             if got[0] == "stop": return self._stop(worker), "interrupt"
-            if got[0] != "probed": return got, None
+            if got[0] == "died" and not _concerns(got, number): self._note(got)
+            elif got[0] != "probed": return got, None
         except queue.Empty: pass
         except KeyboardInterrupt: return self._stop(worker), "interrupt"
 
+def _concerns(got, number):
+    "Has a process that died taken the frame of this number along?"
+    taken = got[1].get("taken")
+    return not isinstance(taken, int) or taken >= number
+
+# %% ../nbs/07_sandbox.ipynb #02acbf85
 @patch
 def _stop(self:WorkerShell, worker):
     "Interrupt, then kill, then give up on the worker"
@@ -537,7 +556,8 @@ async def arun(self:WorkerShell,
     def work():
         try: done.set_result(self.run(code))
         except BaseException as e: done.set_exception(e)
-    threading.Thread(target=work, daemon=True, name="rlm-arun").start()
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), daemon=True, name="rlm-arun").start()
     waiting = asyncio.wrap_future(done)
     try: return await asyncio.shield(waiting)
     except asyncio.CancelledError as e:

@@ -93,7 +93,7 @@ class Zygote:
     "Supervises the live process, for the host behind `fds`"
     def __init__(self, read: int, write: int, passes: bool):
         self.read, self.write, self.passes = read, write, passes # `passes`: can file descriptors come with frames?
-        self.loader, self.fds, self.live = Loader(), [], None
+        self.loader, self.fds, self.live, self.taken = Loader(), [], None, 0 # `taken`: frames of the host
         self.pid, self.socket, self.spare, self.generation, self.kept = None, None, None, 0, None
         self.from_host, self.from_live, self.to_host, self.to_live = bytearray(), bytearray(), bytearray(), bytearray()
         self.files = [memory_file(o) for o in ("journal", "stdout", "stderr")]
@@ -123,6 +123,7 @@ def _on_host(self: Zygote):
     self.from_host += data
     while taken := take_frame(self.from_host):
         kind, head, frame = taken
+        self.taken += 1
         if kind == LIVE: self.to_live += frame
         else: self._obey(unpack(frame[head], frame[head.stop:]), frame[head.stop:])
 
@@ -199,7 +200,7 @@ def _bury(self: Zygote, status):
     for buffer in (self.from_live, self.to_live): buffer.clear()
     self.generation += 1
     cells = self._revive()
-    self.tell(op="died", status=status, cells=cells, sizes=[len(o) for o in words], raw=b"".join(words))
+    self.tell(op="died", status=status, cells=cells, taken=self.taken, sizes=[len(o) for o in words], raw=b"".join(words))
 
 @patch
 def _clear(self: Zygote, spared=()):
