@@ -385,8 +385,8 @@ def serve(self: Live):
         frame = self.work(message, blob)
         if os.getpid() != self.pid: os._exit(0) # a process that the cell has forked and that came out of it alive
         self._stop_reader()
+        with suppress(OSError): os.ftruncate(self.sh.journal, 0) # these are nobody's last words
         self.channel.send_parts(frame)
-        with suppress(OSError): os.ftruncate(self.sh.journal, 0) # these were nobody's last words
         if self.forks and self.cells != before: self.keep()
 
 # %% ../nbs/06_live.ipynb #8c5a2bd6
