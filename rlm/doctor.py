@@ -134,7 +134,7 @@ def _why(error):
     "The system's words for a failed connection"
     while error.__cause__ or error.__context__: error = error.__cause__ or error.__context__
     if isinstance(error, TimeoutError): return "no answer in time"
-    if isinstance(error, socket.gaierror): return "its name is not known here"
+    if isinstance(error, socket.gaierror): return "unknown name"
     said = getattr(error, "verify_message", None) or getattr(error, "strerror", None)
     return scrub(said).lower() if said else type(error).__name__
 
@@ -150,7 +150,7 @@ def ask(server: Server, seconds: float=3.) -> Server:
 @patch(as_prop=True)
 def said(self:Server) -> str:
     "What came of it, after the name of the host"
-    if self.url is None: return "is at no known address"
+    if self.url is None: return f"has no address: set {self.provider.upper()}_API_BASE"
     if self.status is None: return f"cannot be reached ({self.failed})"
     if not self.reachable: return f"fails with {self.status}"
     if self.status == 404 and self.provider == "openai": return "has nothing at this path, which often ends in /v1"
@@ -201,9 +201,11 @@ def choose(
     try: _,provider,_,url = litellm_module().get_llm_provider(name)
     except Exception: provider = None
     if base_url and (provider is None or "/" not in name): provider = "openai"
-    if provider and provider.startswith("ollama"): url = servers()[-1].url
+    if provider in providers: url = None # it is in this process
+    elif base_url: url = bare(base_url)
+    elif provider and provider.startswith("ollama"): url = servers()[-1].url
     elif provider: url = _at(provider, PROVIDERS.get(provider, (0, None))[1] or url)
-    return Chosen(name, provider, tools, _unset(name, provider, base_url), bare(base_url) if base_url else url)
+    return Chosen(name, provider, tools, _unset(name, provider, base_url), url)
 
 # %% ../nbs/16_doctor.ipynb #c6990097
 def lacks(chosen: Chosen, server: Server) -> bool:
@@ -339,7 +341,7 @@ def _model_part(self:Diagnosis, width, room):
     first,rows = _beside("Model", self._about_model(), width, "", bold=True),list(self._server_lines())
     n = room - len(first) - 1
     more = ", ".join(o.key or o.provider for o in self.servers[n:])
-    if len(rows) > n+1: rows[n:] = [_line(("  and ", "dim"), more, (": rlm doctor --json", "dim"))]
+    if len(rows) > n+1: rows[n:] = [_line((f"  and {len(rows)-n} more (rlm doctor --json): ", "dim"), more)]
     return [*first, *rows]
 
 # %% ../nbs/16_doctor.ipynb #4d6b5036
@@ -352,7 +354,9 @@ def lines(self:Diagnosis, width: int=100) -> list: # of `rich.text.Text`
     colour = "bold green" if self.possible else "bold yellow"
     top = [first, _line((packages, "dim")), _line(""), *self._home_part(width), _line("")]
     end = [_line(""), *(_line((o, colour)) for o in _wrapped(self.advice, width))]
-    return [*top, *self._model_part(width, 24-len(top)-len(end)), *end]
+    lines = [*top, *self._model_part(width, 24-len(top)-len(end)), *end]
+    for o in lines: o.truncate(width, overflow="ellipsis")
+    return lines
 
 _ascii = str.maketrans("✓✗…↳·", "+x.>-")
 
@@ -419,5 +423,7 @@ def diagnose(
     until = time.monotonic() + seconds
     found = [by(until, done, replace(o, failed=f"no answer in {seconds:g} s")) for o,done in asked]
     auto = by(until, auto, "process")
-    return Diagnosis(versions(), list(_tried(homes, shell, until)), auto, auto if shell == "auto" else shell, found,
-                     chosen and _settle(chosen, found))
+    if chosen:
+        chosen = _settle(chosen, found)
+        found.sort(key=lambda o: o is not chosen.server)
+    return Diagnosis(versions(), list(_tried(homes, shell, until)), auto, auto if shell == "auto" else shell, found, chosen)
