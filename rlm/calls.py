@@ -66,6 +66,7 @@ def put(self:Calls,
         self.threads += grow
     if grow: threading.Thread(target=self._serve, daemon=True, name="rlm-call").start()
 
+# %% ../nbs/07_calls.ipynb #9fdcd58d
 @patch
 def _serve(self:Calls):
     while True:

@@ -187,6 +187,7 @@ def _sandbox_problem(path): # `path`: of bwrap, so that one installed later is f
     tried = _tried(sandbox_command([sys.executable, "-I", "-S", "-c", ""]))
     if tried.returncode: return _namespace_advice(_said(tried))
 
+# %% ../nbs/07_launch.ipynb #b50c61e6
 def _tried(command): return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 def _said(tried): return " ".join(tried.stderr.split())[:200] or f"exit code {tried.returncode}"
 
@@ -252,6 +253,7 @@ def _make_group(kinds, own, name):
             (parent/name).mkdir()
             return parent/name
 
+# %% ../nbs/07_launch.ipynb #7d11ec2f
 def _clear(parent):
     "Remove the groups of processes that are gone"
     for old in parent.glob("rlm-*-*"):
@@ -259,6 +261,7 @@ def _clear(parent):
         if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
             with suppress(OSError): old.rmdir()
 
+# %% ../nbs/07_launch.ipynb #c5c65392
 class ControlGroup:
     "Bounds all processes of one worker together, as far as this system lets us"
     def __init__(self):
@@ -273,7 +276,7 @@ class ControlGroup:
             with suppress(OSError):
                 if place and (place/name).exists(): (place/name).write_text(str(value))
 
-# %% ../nbs/07_launch.ipynb #5517d961
+# %% ../nbs/07_launch.ipynb #933b6fcb
 @patch
 def add(self: ControlGroup, pid: int):
     "Put a process and all that it has started into the group"
@@ -289,6 +292,7 @@ def add(self: ControlGroup, pid: int):
             if place not in self.places.values():
                 with suppress(OSError): place.rmdir()
 
+# %% ../nbs/07_launch.ipynb #fa6ef781
 @patch
 def limit(self: ControlGroup, memory: int, processes: int|None):
     "Allow `memory` bytes beyond what is in use now, and `processes`"
@@ -307,6 +311,7 @@ def killed_for_memory(self: ControlGroup) -> int:
         return int(re.search(r"oom_kill (\d+)", next(o for o in files if o.exists()).read_text())[1])
     return 0
 
+# %% ../nbs/07_launch.ipynb #cdcabf17
 @patch
 def close(self: ControlGroup, seconds=2.):
     "Remove the group, once its processes are gone"

@@ -24,7 +24,7 @@ from .shell import Guarantees
 from .trajectory import ContextError, ShellError
 from .worker import descendants, kill_all
 
-# %% ../nbs/07_sandbox.ipynb #0bc4668a
+# %% ../nbs/07_sandbox.ipynb #7a0436d2
 _piece = 1_000_000 # characters or bytes
 
 def form_of(value) -> str: return "text" if type(value) is str else "bytes" if type(value) is bytes else "pickle"
@@ -35,6 +35,7 @@ def pieces(value):
         part = value[i:i+_piece]
         yield part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
 
+# %% ../nbs/07_sandbox.ipynb #0bc4668a
 class _Pieces:
     "A file to pickle into, which hands on what is written"
     def __init__(self, write): self.write_all = write
@@ -117,6 +118,7 @@ def _close_files(values):
 
 def _size(value): return os.fstat(value).st_size if isinstance(value, int) else len(value)
 
+# %% ../nbs/07_sandbox.ipynb #75fc904e
 @patch
 def _start(self:Worker):
     ours, theirs = socket.socketpair()
@@ -145,6 +147,7 @@ def _set_up(self:Worker):
     while self.values: self._send_value(*self.values.popitem())
     self.channel.send(ZYGOTE, dict(op="start"))
 
+# %% ../nbs/07_sandbox.ipynb #b53a3c9e
 @patch
 def _send_value(self:Worker, name, value):
     form = "pickle" if isinstance(value, int) else form_of(value)
@@ -182,6 +185,7 @@ def _on_frame(self:Worker, kind, head, blob):
         self.inbox.put((op, message, None))
     else: raise ProtocolError(f"an unknown message {str(op)[:40]!r}")
 
+# %% ../nbs/07_sandbox.ipynb #843d6474
 @patch
 def _call(self:Worker, m, size):
     ok = isinstance(m.get("name"), str) and isinstance(m.get("args"), list) and isinstance(m.get("kwargs"), dict)
@@ -198,7 +202,7 @@ def _reply(self:Worker, id, answer):
         self.channel.send_parts(parts)
     except (OSError, ValueError): pass # the worker is gone
 
-# %% ../nbs/07_sandbox.ipynb #16f97030
+# %% ../nbs/07_sandbox.ipynb #79214e28
 @patch
 def control(self:Worker, op: str):
     "`signal` interrupts the live process, `kill` ends it"
@@ -208,6 +212,7 @@ def control(self:Worker, op: str):
         else: self.channel.send_parts(to_frame(ZYGOTE, dict(op=op)), timeout=1)
     except (OSError, ValueError): self.kill()
 
+# %% ../nbs/07_sandbox.ipynb #16f97030
 @patch
 def kill(self:Worker, wait: float=2.):
     "End all processes of the worker, waiting for at most `wait` seconds"
@@ -224,6 +229,7 @@ def kill(self:Worker, wait: float=2.):
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if threading.current_thread() is not self.thread: self.thread.join(wait)
 
+# %% ../nbs/07_sandbox.ipynb #5aefe71d
 @patch
 def _last_words(self:Worker):
     "What a process that has ended said on standard error"
@@ -297,6 +303,7 @@ def _turn(self:WorkerShell):
         yield self.worker
     finally: self._lock.release()
 
+# %% ../nbs/07_sandbox.ipynb #5ff79b59
 @patch
 def _catch_up(self:WorkerShell):
     "What has happened since the last cell"
@@ -372,6 +379,7 @@ def _cause(self:WorkerShell, message):
     code = os.waitstatus_to_exitcode(status) if isinstance(status, int) and 0 <= status < 2**16 else 0
     return f"it exited with code {code}" if code >= 0 else _deaths.get(-code, f"signal {-code}")
 
+# %% ../nbs/07_sandbox.ipynb #6228f0c1
 @patch
 def _lost(self:WorkerShell, got):
     "Account for a death: its cause, and what became of the variables"
@@ -437,6 +445,7 @@ def _settle(self:WorkerShell, got, why) -> CellResult:
     name = "ProcessDied" if not why else "TimeoutError" if why == "time" else "KeyboardInterrupt"
     return CellResult(out, err, error=CellError(name, said, f"{name}: {said}"))
 
+# %% ../nbs/07_sandbox.ipynb #b25f2f1b
 def _timed_out(seconds, error):
     said = f"This cell was stopped after {seconds:g} s, not counting calls such as llm_query. What it had set is kept."
     where = error.traceback.rpartition("\n")[0] if error and error.name == "KeyboardInterrupt" else ""
@@ -468,6 +477,7 @@ def run(self:WorkerShell,
     e.cell_result = r
     raise e
 
+# %% ../nbs/07_sandbox.ipynb #90f0ae6c
 @patch
 async def arun(self:WorkerShell,
     code: str # one cell, as for `run`
@@ -488,12 +498,13 @@ async def arun(self:WorkerShell,
         e.cell_result = getattr(error, "cell_result", None) or CellResult() if error else done.result()
         raise
 
+# %% ../nbs/07_sandbox.ipynb #e3097a2c
 @patch
 def interrupt(self:WorkerShell):
     "End the running cell as Ctrl-C does; from any thread"
     if (worker := self.worker) is not None: worker.inbox.put(("stop", None, None))
 
-# %% ../nbs/07_sandbox.ipynb #7183d850
+# %% ../nbs/07_sandbox.ipynb #df7a5257
 @patch
 def _exchange(self:WorkerShell, worker, message, raw=None):
     "A request that is answered by a value"
@@ -507,6 +518,7 @@ def _exchange(self:WorkerShell, worker, message, raw=None):
     if error is not None: raise as_error(*map(str, error[:2]))
     return answer.get("value")
 
+# %% ../nbs/07_sandbox.ipynb #e614a1f4
 @patch
 def protect(self:WorkerShell, **names):
     "Put values and functions into the namespace, and back after cells that changed them; functions run on the host"
@@ -522,6 +534,7 @@ def protect(self:WorkerShell, **names):
     self.due.append(late)
     with self._turn(): pass
 
+# %% ../nbs/07_sandbox.ipynb #d7154f16
 @patch
 def variables(self:WorkerShell) -> dict:
     "The model's own variables: what each is, in a few words, by name"
@@ -573,6 +586,7 @@ def guarantees(self:WorkerShell) -> Guarantees:
         ("enforced", f"interrupted, then killed; {'variables are lost then' if self.direct else 'earlier variables survive'}"),
         self._process_bound(found, seen))
 
+# %% ../nbs/07_sandbox.ipynb #eae5e852
 @patch
 def _memory_bound(self:WorkerShell, found):
     each = f"{self.limits.memory/1e9:g} GB for a process"

@@ -211,6 +211,7 @@ def _clear(self: Zygote, spared=()):
         self._reap()
         if not left: return
 
+# %% ../nbs/06_worker.ipynb #6317acbc
 @patch
 def _last_words(self: Zygote, fd):
     head, missing, tail = read_ends(fd, JOURNAL)
