@@ -320,7 +320,7 @@ def _server_lines(self:Diagnosis):
     from rlm.view import visible
     def of(server): return server.key or "no key", visible(server.host) or "?", visible(server.said)
     asked = [of(o) for o in self.servers]
-    widths = [max(len(o[i]) for o in asked) for i in (0, 1)] if asked else []
+    widths = [min(n, max(len(o[i]) for o in asked)) for i,n in enumerate((22, 18))] if asked else []
     for server,(key,host,said) in zip(self.servers, asked):
         used = self.model and server is self.model.server
         name = (f"  {server.provider}".ljust(_margin-1), "bold" if used else "")
@@ -396,7 +396,7 @@ def _names(shell):
 
 def _tried(homes, shell, until):
     for name,done in homes.items():
-        more = 20 if name == shell and ":" in name else 0 # a container that somebody waits for
+        more = 7 if ":" not in name else 20 if name == shell else 0 # a busy machine; a container that starts
         yield by(until+more, done, Home(name, f"{name.partition(':')[0]} did not answer in time."))
 
 def _settle(chosen, found):

@@ -18,6 +18,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .trajectory import InputError, SandboxUnavailable
+from .worker import descendants, kill_all
 
 # %% ../nbs/07_launch.ipynb #96b851a6
 @dataclass(frozen=True)
@@ -280,7 +281,6 @@ class ControlGroup:
 @patch
 def add(self: ControlGroup, pid: int):
     "Put a process and all that it has started into the group"
-    from rlm.worker import descendants
     for kind, place in list(self.places.items()):
         moved = set()
         try:
@@ -311,10 +311,17 @@ def killed_for_memory(self: ControlGroup) -> int:
         return int(re.search(r"oom_kill (\d+)", next(o for o in files if o.exists()).read_text())[1])
     return 0
 
-# %% ../nbs/07_launch.ipynb #cdcabf17
+# %% ../nbs/07_launch.ipynb #0ba41237
 @patch
-def close(self: ControlGroup, seconds=2.):
+def kill(self: ControlGroup):
+    "End all processes of the group, also those that have got out of every other sight"
+    for place in set(self.places.values()):
+        with suppress(OSError, ValueError): kill_all(map(int, (place/"cgroup.procs").read_text().split()))
+
+@patch
+def close(self: ControlGroup, seconds: float = 2.):
     "Remove the group, once its processes are gone"
+    self.kill()
     for place in set(self.places.values()):
         until = time.monotonic() + seconds
         while place.exists() and time.monotonic() < until:

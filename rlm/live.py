@@ -173,7 +173,7 @@ class Live:
         self.sh, self.forks = sh, forks # `forks`: can this platform make snapshots?
         self.channel, self.spare, self.snapshot, self.pid = None, None, None, os.getpid()
         self.generation, self.cells = 0, 0 # how often it was replaced; how many cells may have changed something
-        self.boxes, self.ids, self.ops = {}, itertools.count(), queue.SimpleQueue()
+        self.boxes, self.ids, self.ops, self.request = {}, itertools.count(), queue.SimpleQueue(), None
         self.reader, self.main_reads, self.starting = None, False, threading.Lock()
         self.wake = None
         self.busy, self.pending, self.waiting = False, False, None
@@ -311,7 +311,7 @@ def report(self: Live, r: CellResult) -> list:
     "The frame that says what a cell did"
     error = r.error and [r.error.name, r.error.value, r.error.traceback]
     names = [k[:100] for k in list(self.sh._own())[:1000]]
-    told = dict(op="done", cells=self.cells, stdout=r.stdout, stderr=r.stderr, result=r.result, error=error,
+    told = dict(op="done", id=self.request, cells=self.cells, stdout=r.stdout, stderr=r.stderr, result=r.result, error=error,
                 elided=r.elided, restored=list(r.restored), names=names, ended=r.ended)
     for displays, final in ((_fitting(r.displays), r.final if r.ended else None), ([], None)):
         with suppress(TooMuch, TypeError, ValueError, RecursionError):
@@ -368,11 +368,13 @@ def _value_of(self: Live, message, blob):
 @patch
 def work(self: Live, message: dict, blob) -> list:
     "Do what the host asks for; gives the frame of the answer"
+    self.request = message.get("id")
     if message["op"] == "run": return self._run(message["code"])
     try:
         value = self._value_of(message, blob)
-        return to_frame(LIVE, dict(op="value", cells=self.cells, value=value), Packer(self.sh.as_sent))
-    except BaseException as e: return to_frame(LIVE, dict(op="value", error=[type(e).__name__, clip(str(e), 2000)]))
+        return to_frame(LIVE, dict(op="value", id=self.request, cells=self.cells, value=value), Packer(self.sh.as_sent))
+    except BaseException as e: 
+        return to_frame(LIVE, dict(op="value", id=self.request, error=[type(e).__name__, clip(str(e), 2000)]))
 
 # %% ../nbs/06_live.ipynb #88baf8d9
 @patch

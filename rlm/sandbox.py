@@ -86,7 +86,7 @@ class Worker:
         self.stdio = ":" in home or os.name == "nt"
         self.inbox, self.ready, self.lock, self.dead = queue.SimpleQueue(), threading.Event(), threading.Lock(), False
         self.popen, self.channel, self.failure, self.name, self.out_of_memory = None, None, None, None, 0
-        self.owner, self.expects = os.getpid(), False # `expects`: is an answer due?
+        self.owner, self.expects, self.ids = os.getpid(), None, itertools.count(1) # the request whose answer is due
         self.folder, self.group = tempfile.mkdtemp(prefix="rlm-"), ControlGroup()
         self.thread = threading.Thread(target=self._run, daemon=True, name="rlm-worker")
         self.thread.start()
@@ -180,8 +180,8 @@ def _on_frame(self:Worker, kind, head, blob):
     elif kind == ZYGOTE and op in ("died", "probed") and self.inbox.qsize() < 1000:
         self.inbox.put((op, message, bytes(blob)))
     elif kind == LIVE and op == "call": self._call(message, len(head) + len(blob))
-    elif kind == LIVE and op in ("done", "value") and self.expects:
-        self.expects = False
+    elif kind == LIVE and op in ("done", "value") and message.get("id") == self.expects is not None:
+        self.expects = None
         self.inbox.put((op, message, None))
     else: raise ProtocolError(f"an unknown message {str(op)[:40]!r}")
 
@@ -295,10 +295,11 @@ def _turn(self:WorkerShell):
     try:
         self._catch_up()
         self.start()
-        if not self.worker.ready.wait(120): self.worker.kill()
+        if not self.worker.ready.wait(600 if ":" in self.home else 60): self.worker.kill() # an image may have to be fetched
         if self.worker.failure:
             error, self.worker = self.worker.failure, None
             raise ShellError(f"The worker in {self.home!r} could not be started: {error}")
+        if self.worker.expects is not None: self._abandon()
         while self.due: self._exchange(self.worker, *self.due.pop(0))
         yield self.worker
     finally: self._lock.release()
@@ -313,6 +314,15 @@ def _catch_up(self:WorkerShell):
         if got[0] in ("died", "ended"): self._note(got)
 
 @patch
+def _abandon(self:WorkerShell):
+    "Stop the cell that an exception has kept this process from waiting for"
+    got = self._stop(self.worker)
+    if got[0] in ("died", "ended"):
+        self._note(got)
+        self.start()
+        self.worker.ready.wait(60)
+
+@patch
 def _note(self:WorkerShell, got):
     "A death between two cells, to be told with the next"
     cause, state = self._lost(got)
@@ -322,9 +332,9 @@ def _note(self:WorkerShell, got):
 @patch
 def _request(self:WorkerShell, worker, message, raw=None):
     "Send a request and wait: what the worker says, and why it was stopped if it was, `time` or `interrupt`"
-    worker.expects = True
+    worker.expects = next(worker.ids)
     self.calls.begin()
-    try: number = worker.channel.send(LIVE, message, raw=raw)
+    try: number = worker.channel.send(LIVE, message | dict(id=worker.expects), raw=raw)
     except OSError:
         worker.kill()
         number = 0
@@ -337,7 +347,9 @@ def _request(self:WorkerShell, worker, message, raw=None):
             got = worker.inbox.get(timeout=None if seconds is None else max(seconds - own, .05))
             if got[0] == "stop": return self._stop(worker), "interrupt"
             if got[0] == "died" and not _concerns(got, number): self._note(got)
-            elif got[0] != "probed": return got, None
+            elif got[0] != "probed":
+                worker.expects = None
+                return got, None
         except queue.Empty: pass
         except KeyboardInterrupt: return self._stop(worker), "interrupt"
 
@@ -350,15 +362,18 @@ def _concerns(got, number):
 @patch
 def _stop(self:WorkerShell, worker):
     "Interrupt, then kill, then give up on the worker"
+    got = None
     try:
         for _ in range(8):
             worker.control("signal")
-            if got := _next(worker, .25): return got
+            if got := _next(worker, .25): break
     except KeyboardInterrupt: pass # asked twice
-    worker.control("kill")
-    if got := _next(worker, 5): return got
-    worker.kill()
-    return _next(worker, 5) or ("ended", "it did not answer", None)
+    if not got:
+        worker.control("kill")
+        got = _next(worker, 5)
+    if not got: worker.kill()
+    worker.expects = None
+    return got or _next(worker, 5) or ("ended", "it did not answer", None)
 
 def _next(worker, seconds):
     with suppress(queue.Empty):

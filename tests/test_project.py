@@ -29,7 +29,7 @@ runs_code = {"IPython"} # what a shell needs, and only modules that have one imp
 
 @pytest.mark.parametrize("module", sorted(check.sources(root)))
 def test_import_is_light(module):
-    allowed = runs_code if module in "cell quiet routing shell channel live worker calls sandbox tools core benchmarks".split() else set()
+    allowed = runs_code if module in "cell quiet routing shell channel live worker calls launch sandbox tools core benchmarks".split() else set()
     assert not loaded(f"rlm.{module}") & (heavy|runs_code-allowed)
 
 def test_worker_imports_only_ipython():
