@@ -82,6 +82,10 @@ def _serve(self:Calls):
         context = job = None
 
 # %% ../nbs/07_calls.ipynb #0cca713f
+def _said(e):
+    try: return str(e)
+    except Exception: return "" # a class of its own, with an error in it
+
 @patch
 def _carry_out(self:Calls, message, reply, size, clock):
     serving.set((*serving.get(), self))
@@ -90,7 +94,7 @@ def _carry_out(self:Calls, message, reply, size, clock):
         if fn is None: raise NameError(f"The host has no function {message['name']!r}")
         value = fn(*message["args"], **message["kwargs"])
         answer = dict(value=run_sync(value) if inspect.iscoroutine(value) else value)
-    except Exception as e: answer = dict(error=[type(e).__name__, clip(str(e), 10_000)])
+    except Exception as e: answer = dict(error=[type(e).__name__, clip(_said(e), 10_000)])
     except BaseException as e: answer = dict(error=["RuntimeError", f"stopped by {type(e).__name__}"])
     self._count(-1, size, clock)
     reply(**answer)

@@ -65,7 +65,7 @@ def pack(self: Packer, v, depth=0):
         items = [self.pack(o, depth + 1) for o in v]
         return items if tag == "list" else {tag: items}
     for tag, (t, dump, _) in _tagged.items():
-        if isinstance(v, t): return {tag: dump(v)}
+        if isinstance(v, t) and v == v: return {tag: dump(v)} # unlike NaT of pandas, which is a datetime by name only
     if self.other is None: raise TypeError(f"a {type(v).__name__} cannot be sent: use text, numbers, lists, dicts")
     return self.pack(self.other(v), depth)
 
@@ -167,6 +167,12 @@ def send_parts(self: Channel, parts: list, timeout: float = -1) -> int: # its nu
         self.sent += 1
         return self.sent
     finally: self.lock.release()
+
+@patch
+def close(self: Channel):
+    "From now on sending raises `ValueError`: the descriptors may soon be those of others"
+    with self.lock:
+        for f in (self._in, self._out): f.close()
 
 @patch
 def send(self: Channel, kind: bytes, message: dict, raw=None) -> int: return self.send_parts(to_frame(kind, message, raw=raw))

@@ -10,7 +10,7 @@ shows a whole run without a key; `rlm doctor` says what works on this machine. E
 __all__ = ['NO_MODEL', 'Question', 'Paths', 'Model', 'SubModel', 'BaseURL', 'MaxSteps', 'Shell', 'CellSeconds', 'CellMemory',
            'Json', 'Quiet', 'LogDir', 'NoLog', 'app', 'Version', 'EXAMPLES', 'DEMO', 'ABOUT_DEMO', 'read_stdin',
            'read_context', 'say', 'slug', 'log_path', 'streams_kept', 'interrupts', 'exit_code', 'sentence', 'as_json',
-           'check', 'home_for', 'where', 'shell_limits', 'view_on', 'fail', 'report', 'unheard', 'answer', 'ask_model',
+           'check', 'home_for', 'where', 'shell_limits', 'view_on', 'fail', 'report', 'unheard', 'ask_model', 'answer',
            'rlm', 'ask', 'demo_run', 'demo', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/17_cli.ipynb #7d7d126a
@@ -225,6 +225,12 @@ def unheard() -> int: # exit code
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 128 + 13 # as if ended by SIGPIPE
 
+# %% ../nbs/17_cli.ipynb #b1b2086a
+def ask_model(view, question, context, model, log, kwargs):
+    "Run, with `view` listening"
+    from rlm.core import run
+    run(question, context, model, log=log, on_event=view, **kwargs)
+
 # %% ../nbs/17_cli.ipynb #0beca612
 def answer(
     question: str,
@@ -257,11 +263,6 @@ def answer(
     try: report(trajectory, error, log, json_out, quiet, shown)
     except BrokenPipeError: return trajectory,unheard()
     return trajectory,exit_code(trajectory, error)
-
-def ask_model(view, question, context, model, log, kwargs):
-    "Run, with `view` listening"
-    from rlm.core import run
-    run(question, context, model, log=log, on_event=view, **kwargs)
 
 # %% ../nbs/17_cli.ipynb #66b40fd5
 def _opt(help, *flags, **kw): return typer.Option(*flags, help=help, show_default=kw.pop("show_default", False), **kw)
@@ -350,7 +351,7 @@ DEMO = [ # a topic that the answer needs, a question, what the answer must conta
 ABOUT_DEMO = """\
 offline/extractive is no neural network and understands nothing: it picks the sentences that share
 the most telling words with the question. All around it is what any model gets: LiteLLM, tool calls,
-a Python shell in the safest place that this machine has, sub-calls.
+a Python shell, sub-calls.
 """
 
 # %% ../nbs/17_cli.ipynb #025acdfd
@@ -410,6 +411,7 @@ def run_command(args: list|None=None # default: those of this process
 def main():
     "Entry point of the console script"
     for o in filter(None, (sys.stdout, sys.stderr)): o.reconfigure(errors="backslashreplace")
+    if not sys.warnoptions: warnings.filterwarnings("ignore", module="pydantic")
     code = 1
     try:
         code = run_command()

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 from fastcore.basics import patch
 
-from .launch import problem, strongest
 from .lm import LM, litellm_module, providers, scrub
 from .trajectory import ShellError
 
@@ -57,8 +56,9 @@ class Home:
     missing: str|None = None # why code cannot run there, and what to do about it
     guarantees: object = None # what is enforced there; `None` when that was not tried
 
+# %% ../nbs/16_doctor.ipynb #d75fba96
 def _without_image(home):
-    "Why a container's image cannot be used; it is not fetched here, which takes minutes"
+    "Why a container's image cannot be used"
     engine,_,image = home.partition(":")
     look = [engine, "image", "inspect", image]
     if subprocess.run(look, stdin=subprocess.DEVNULL, capture_output=True, timeout=20).returncode:
@@ -67,6 +67,7 @@ def _without_image(home):
 # %% ../nbs/16_doctor.ipynb #60d31a66
 def examine(home: str) -> Home:
     "Try `home`; raises `InputError` when there is no such home"
+    from rlm.launch import problem
     from rlm.tools import prep_shell
     said = problem(home)
     if said or home.endswith(":IMAGE"): return Home(home, said)
@@ -102,13 +103,14 @@ def key_of(provider: str) -> str|None:
     names = PROVIDERS[provider][0] if provider in PROVIDERS else [f"{provider.upper()}_API_KEY"]
     return next((k for k in names if os.environ.get(k)), None)
 
-# %% ../nbs/16_doctor.ipynb #1332f4eb
+# %% ../nbs/16_doctor.ipynb #808749cc
 def bare(url: str|None) -> str|None:
     "`url` without user, password and query; `None` for what is no URL"
     try: o = urlsplit(url or "")
     except ValueError: return None
     return f"{o.scheme}://{o.netloc.rpartition('@')[2]}{o.path.rstrip('/')}" if o.scheme and o.netloc else None
 
+# %% ../nbs/16_doctor.ipynb #1332f4eb
 @dataclass
 class Server:
     "Something that may have models"
@@ -147,6 +149,7 @@ def ask(server: Server, seconds: float=3.) -> Server:
     except Exception as e: return replace(server, status=None, failed=_why(e), models=[])
     return replace(server, status=r.status_code, models=_listed(r) if r.status_code == 200 else [])
 
+# %% ../nbs/16_doctor.ipynb #6afeaae7
 @patch(as_prop=True)
 def said(self:Server) -> str:
     "What came of it, after the name of the host"
@@ -186,12 +189,12 @@ class Chosen:
     server: Server|None = None    # that server, when it was asked
     problem: str|None = None      # why it cannot be used
 
+# %% ../nbs/16_doctor.ipynb #9b781f7a
 def _unset(name, provider, base_url):
     if provider in (None, "ollama", "ollama_chat", *providers) or base_url and provider == "openai": return []
     with suppress(Exception): return litellm_module().validate_environment(name)["missing_keys"]
     return []
 
-# %% ../nbs/16_doctor.ipynb #9b781f7a
 def choose(
     name: str, # as `LM` takes it
     base_url: str|None=None
@@ -207,12 +210,13 @@ def choose(
     elif provider: url = _at(provider, PROVIDERS.get(provider, (0, None))[1] or url)
     return Chosen(name, provider, tools, _unset(name, provider, base_url), url)
 
-# %% ../nbs/16_doctor.ipynb #c6990097
+# %% ../nbs/16_doctor.ipynb #b400cd2d
 def lacks(chosen: Chosen, server: Server) -> bool:
     "Whether the server says which models it has, and does not name this one"
     names = {chosen.name, chosen.name.partition("/")[2]}
     return server.status == 200 and not names & {p for o in server.models for p in (o, o.removesuffix(":latest"))}
 
+# %% ../nbs/16_doctor.ipynb #c6990097
 def in_the_way(chosen: Chosen, server: Server|None) -> str|None:
     "Why the model cannot be used"
     either = " or " if all(o.endswith("API_KEY") for o in chosen.unset) else " and "
@@ -244,7 +248,7 @@ class Diagnosis:
         model = not self.model.problem if self.model else any(o.usable for o in self.servers)
         return model and not self.home.missing
 
-# %% ../nbs/16_doctor.ipynb #aed70539
+# %% ../nbs/16_doctor.ipynb #16a3f066
 _examples = dict(openai="gpt-5-mini", anthropic="claude-sonnet-4-5")
 
 def example(server: Server) -> str:
@@ -254,6 +258,7 @@ def example(server: Server) -> str:
     prefix = dict(ollama="ollama_chat").get(server.provider, server.provider)
     return f"-m {prefix}/{known}" + (" --base-url URL" if own else "")
 
+# %% ../nbs/16_doctor.ipynb #aed70539
 @patch(as_prop=True)
 def advice(self:Diagnosis) -> str:
     "What to do next"
@@ -271,19 +276,21 @@ def _place(home):
     names = dict(inprocess="this process", process="a process of its own", sandbox="the sandbox")
     return names.get(home, "a container")
 
-# %% ../nbs/16_doctor.ipynb #f956803b
+# %% ../nbs/16_doctor.ipynb #34896c2b
 _marks = {"enforced": ("✓", "green"), "best effort": ("~", "yellow"), "none": ("✗", "red")}
 _columns = dict(network=9, files=7, memory=8, kill=6, processes=11) # and their widths
 _margin = 18
 
 def _line(*parts):
+    "One line, of texts and pairs of text and style"
     from rich.text import Text
     t = Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
     t.rstrip()
     return t
 
+# %% ../nbs/16_doctor.ipynb #f956803b
 def _wrapped(said, width):
-    "`said` on two lines at most; what is in brackets goes first, before the advice at the end"
+    "`said` on two lines at most"
     from rlm.view import visible
     def wrap(text): return textwrap.wrap(text, max(20, width), max_lines=2, placeholder=" …")
     lines = wrap(said := visible(said))
@@ -306,6 +313,7 @@ def _home_lines(self:Diagnosis, home, width):
     note = ("auto takes this one" if self.shell == self.auto else "chosen") if taken else ""
     return [_line((f"  {home.name}".ljust(_margin), "bold" if taken else ""), *marks, f" {note}")]
 
+# %% ../nbs/16_doctor.ipynb #89f96cc0
 @patch
 def _home_part(self:Diagnosis, width):
     heads = [(k.center(n), "dim") for k,n in _columns.items()]
@@ -327,6 +335,7 @@ def _server_lines(self:Diagnosis):
         colour = "green" if server.usable else "yellow" if server.reachable else "red" if server.key or used else "dim"
         yield _line(name, f" {key:{widths[0]}}  {host:{widths[1]}}  ", (said, colour))
 
+# %% ../nbs/16_doctor.ipynb #56eb2d9e
 @patch
 def _about_model(self:Diagnosis):
     m = self.model
@@ -358,6 +367,7 @@ def lines(self:Diagnosis, width: int=100) -> list: # of `rich.text.Text`
     for o in lines: o.truncate(width, overflow="ellipsis")
     return lines
 
+# %% ../nbs/16_doctor.ipynb #6e3d57e0
 _ascii = str.maketrans("✓✗…↳·", "+x.>-")
 
 @patch
@@ -389,16 +399,19 @@ def _server_dict(o):
 # %% ../nbs/16_doctor.ipynb #67cd7c6c
 def _names(shell):
     "The homes to try, that of the caller among them; raises `InputError`"
+    from rlm.launch import problem
     engines = [shell if shell.startswith(f"{o}:") else f"{o}:IMAGE" for o in ("docker", "podman")]
     names = ["inprocess", "process", "sandbox", *engines]
     if shell not in (*names, "auto"): problem(shell)
     return names
 
+# %% ../nbs/16_doctor.ipynb #ca2769db
 def _tried(homes, shell, until):
     for name,done in homes.items():
         more = 7 if ":" not in name else 20 if name == shell else 0 # a busy machine; a container that starts
         yield by(until+more, done, Home(name, f"{name.partition(':')[0]} did not answer in time."))
 
+# %% ../nbs/16_doctor.ipynb #54a6934e
 def _settle(chosen, found):
     "`chosen` with what its server had to say"
     there = [o for o in found if chosen.url and o.url == chosen.url]
@@ -413,6 +426,7 @@ def diagnose(
     seconds: float=3.        # to wait, besides importing LiteLLM
     ) -> Diagnosis:
     "Try what a run needs, all at once"
+    from rlm.launch import strongest
     if base_url: LM("openai/x", base_url) # raises `InputError` for what is no URL
     homes,auto = {o: begin(examine, o) for o in _names(shell)},begin(strongest)
     asked = [(o, begin(ask, o, seconds)) for o in servers(base_url)]

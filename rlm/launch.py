@@ -33,8 +33,9 @@ class ShellLimits:
     def __post_init__(self):
         for k, v in vars(self).items():
             if v is None and k not in ("memory", "output"): continue
-            if not isinstance(v, (int, float)) or isinstance(v, bool) or v <= 0:
+            if not isinstance(v, (int, float)) or isinstance(v, bool) or not 0 < v < float("inf"):
                 raise InputError(f"{k} must be a positive number, not {v!r}")
+            if k != "seconds": object.__setattr__(self, k, int(v)) # such as memory=2e9
 
 # %% ../nbs/07_launch.ipynb #0c4caef1
 def tasks_of_user() -> int:

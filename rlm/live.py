@@ -7,11 +7,11 @@ __all__ = ['JOURNAL', 'memory_file', 'read_ends', 'Journal', 'WorkerCells', 'des
            'Live', 'only_looks', 'prctl', 'die_with_parent']
 
 # %% ../nbs/06_live.ipynb #804c25c4
-import ast, builtins, ctypes, inspect, itertools, os, pickle, queue, select, signal, socket, tempfile, threading
+import ast, builtins, ctypes, inspect, itertools, os, pickle, queue, select, signal, socket, tempfile, threading, time
 from contextlib import suppress
 
 from .cell import CellResult, HeadTail, cell_error, clip, patch
-from .channel import LIVE, SNAPSHOT, Channel, Packer, ProtocolError, TooMuch, to_frame, unpack
+from .channel import LIVE, SNAPSHOT, Channel, Packer, ProtocolError, to_frame, unpack
 from .shell import InProcessShell
 
 # %% ../nbs/06_live.ipynb #54905bdf
@@ -86,7 +86,8 @@ def _collect(self: WorkerCells, fd, stream):
 def as_sent(self: WorkerCells, value):
     "An object that cannot be sent, as what stands for it"
     try:
-        if type(value).__module__ == "numpy" and not getattr(value, "shape", True): return value.item()
+        if type(value).__module__ == "numpy" and not getattr(value, "shape", True):
+            if type(item := value.item()) is not type(value): return item # np.longdouble gives itself
         return str(self.display_formatter.formatters["text/plain"](value))
     except BaseException as e: return f"<{type(value).__name__} object: to show it raised {type(e).__name__}>"
 
@@ -311,10 +312,10 @@ def report(self: Live, r: CellResult) -> list:
     "The frame that says what a cell did"
     error = r.error and [r.error.name, r.error.value, r.error.traceback]
     names = [k[:100] for k in list(self.sh._own())[:1000]]
-    told = dict(op="done", id=self.request, cells=self.cells, stdout=r.stdout, stderr=r.stderr, result=r.result, error=error,
-                elided=r.elided, restored=list(r.restored), names=names, ended=r.ended)
+    told = dict(op="done", id=self.request, cells=self.cells, stdout=r.stdout, stderr=r.stderr, result=r.result,
+                error=error, elided=r.elided, restored=list(r.restored), names=names, ended=r.ended)
     for displays, final in ((_fitting(r.displays), r.final if r.ended else None), ([], None)):
-        with suppress(TooMuch, TypeError, ValueError, RecursionError):
+        with suppress(BaseException): # the model's own classes may raise anything
             return to_frame(LIVE, told | dict(displays=displays, final=final), Packer(self.sh.as_sent))
         told["final_text"] = self.sh.as_sent(r.final) if r.ended else None
 
@@ -372,8 +373,10 @@ def work(self: Live, message: dict, blob) -> list:
     if message["op"] == "run": return self._run(message["code"])
     try:
         value = self._value_of(message, blob)
-        return to_frame(LIVE, dict(op="value", id=self.request, cells=self.cells, value=value), Packer(self.sh.as_sent))
-    except BaseException as e: 
+        told = dict(op="value", id=self.request, cells=self.cells)
+        with suppress(BaseException): return to_frame(LIVE, told | dict(value=value), Packer(self.sh.as_sent))
+        return to_frame(LIVE, told | dict(value=str(self.sh.as_sent(value))))
+    except BaseException as e:
         return to_frame(LIVE, dict(op="value", id=self.request, error=[type(e).__name__, clip(str(e), 2000)]))
 
 # %% ../nbs/06_live.ipynb #88baf8d9
@@ -399,9 +402,13 @@ def prctl(option: int, value: int):
 def die_with_parent(): prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG
 
 def _alone():
-    "Is this the only thread of the process?"
-    try: return len(os.listdir("/proc/self/task")) == 1
-    except OSError: return threading.active_count() == 1
+    "Is this the only thread of the process? One that has just been joined may take a moment to go"
+    for _ in range(40):
+        try: n = len(os.listdir("/proc/self/task"))
+        except OSError: return threading.active_count() == 1
+        if n == 1 or threading.active_count() > 1: return n == 1
+        time.sleep(.0005)
+    return False
 
 # %% ../nbs/06_live.ipynb #a6fc5de6
 @patch

@@ -6,7 +6,7 @@
 __all__ = ['form_of', 'pieces', 'put', 'write_all', 'sealed_file', 'Worker', 'WorkerShell', 'cell_result']
 
 # %% ../nbs/07_sandbox.ipynb #56faae04
-import asyncio, contextvars, inspect, itertools, json, os, pickle, queue, shutil, signal, socket, struct, subprocess, sys, tempfile
+import asyncio, contextvars, itertools, json, os, pickle, queue, shutil, signal, socket, struct, subprocess, sys, tempfile
 import threading, time, weakref
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -74,6 +74,15 @@ def sealed_file(value, name: str) -> int:
         raise
 
 # %% ../nbs/07_sandbox.ipynb #11fae2e0
+_workers = weakref.WeakSet()
+
+def _forked():
+    "In a forked child: keep no worker alive after its host"
+    for w in list(_workers):
+        with suppress(OSError, AttributeError): w.socket.close()
+
+if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_forked)
+
 class Worker:
     "A worker process, and the channel to it"
     def __init__(self,
@@ -88,6 +97,7 @@ class Worker:
         self.popen, self.channel, self.failure, self.name, self.out_of_memory = None, None, None, None, 0
         self.owner, self.expects, self.ids = os.getpid(), None, itertools.count(1) # the request whose answer is due
         self.folder, self.group = tempfile.mkdtemp(prefix="rlm-"), ControlGroup()
+        _workers.add(self)
         self.thread = threading.Thread(target=self._run, daemon=True, name="rlm-worker")
         self.thread.start()
 
@@ -188,15 +198,16 @@ def _on_frame(self:Worker, kind, head, blob):
 # %% ../nbs/07_sandbox.ipynb #843d6474
 @patch
 def _call(self:Worker, m, size):
-    ok = isinstance(m.get("name"), str) and isinstance(m.get("args"), list) and isinstance(m.get("kwargs"), dict)
+    shape = dict(id=list, name=str, args=list, kwargs=dict)
+    ok = all(type(m.get(k)) is t for k, t in shape.items()) and [type(o) for o in m["id"]] == [int, int]
     if not ok or not all(type(k) is str for k in m["kwargs"]): raise ProtocolError("a malformed call")
-    self.calls.put(m, lambda **answer: self._reply(m.get("id"), answer), size)
+    self.calls.put(m, lambda **answer: self._reply(m["id"], answer), size)
 
 @patch
 def _reply(self:Worker, id, answer):
     try:
         try: parts = to_frame(LIVE, dict(op="reply", id=id) | answer)
-        except (TypeError, TooMuch) as e:
+        except Exception as e: # such as one of a class of the host's own
             error = [type(e).__name__, f"What the function returned cannot come here: {e}"]
             parts = to_frame(LIVE, dict(op="reply", id=id, error=error))
         self.channel.send_parts(parts)
@@ -248,6 +259,7 @@ def _ended(self:Worker, error):
     _close_files(self.values)
     if self.popen is not None:
         self.popen.wait()
+        if self.channel is not None: self.channel.close()
         for f in (self.popen.stderr, self.socket): f.close()
     self.group.close()
     shutil.rmtree(self.folder, ignore_errors=True)
@@ -291,6 +303,8 @@ def _turn(self:WorkerShell):
     "One request at a time, to a worker that is there"
     if self.closed: raise RuntimeError("This shell is closed.")
     if self.calls in serving.get(): raise RuntimeError("This shell is running the cell that calls this function.")
+    if self.worker is not None and self.worker.owner != os.getpid():
+        raise RuntimeError("This shell belongs to the process that this one was forked from.")
     self._lock.acquire()
     try:
         self._catch_up()
@@ -335,7 +349,7 @@ def _request(self:WorkerShell, worker, message, raw=None):
     worker.expects = next(worker.ids)
     self.calls.begin()
     try: number = worker.channel.send(LIVE, message | dict(id=worker.expects), raw=raw)
-    except OSError:
+    except (OSError, ValueError):
         worker.kill()
         number = 0
     except TooMuch as e: raise ShellError(f"This is too much to be sent ({e})") from None
@@ -400,7 +414,7 @@ def _lost(self:WorkerShell, got):
     "Account for a death: its cause, and what became of the variables"
     op, message, _ = got
     back = message.get("cells") if op == "died" else 0
-    if back not in self.names: back = 0
+    if type(back) is not int or back not in self.names: back = 0
     cause = self._cause(message) if op == "died" else f"its worker was lost ({message})"
     had, left = self.names[self.cells], self.names[back]
     gone = ", ".join(k for k in had if k not in left)
@@ -423,13 +437,13 @@ def cell_result(m: dict) -> CellResult:
         return v
     def texts(v, n): return [is_(o, str) for o in is_(v, list)[:n]]
     try:
-        error = m["error"] and CellError(*texts(m["error"], 3))
+        error = None if m["error"] is None else CellError(*texts(m["error"], 3))
         r = CellResult(is_(m["stdout"], str), is_(m["stderr"], str), is_(m["result"], str, type(None)),
-                       [_display(d) for d in m["displays"]], error, 0., is_(m["elided"], int),
+                       [_display(d) for d in is_(m["displays"], list)[:101]], error, 0., is_(m["elided"], int),
                        restored=tuple(texts(m["restored"], 1000)))
         if m["ended"]: r.final = m["final_text"] if "final_text" in m else m["final"]
         return r
-    except (KeyError, TypeError, AttributeError) as e: raise ProtocolError(f"not a result: {e}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as e: raise ProtocolError(f"not a result: {e}") from None
 
 def _display(d):
     data = {str(k): v if isinstance(v, (str, dict, list)) else str(v) for k, v in d["data"].items()}
@@ -444,9 +458,11 @@ def _settle(self:WorkerShell, got, why) -> CellResult:
     "What became of a cell"
     if got[0] == "done":
         try:
-            r, names = cell_result(got[1]), [str(k) for k in got[1]["names"]]
-            self.cells = got[1]["cells"]
-            self.names = dict(list(self.names.items())[-100:]) | {0: [], self.cells: names}
+            r, names, now = cell_result(got[1]), [str(k) for k in got[1]["names"]], got[1]["cells"]
+            if type(now) is not int: raise ProtocolError("no number of cells")
+            self.cells = now
+            self.names = dict(list(self.names.items())[-1000:]) | {0: [], self.cells: names}
+            r.stdout, r.stderr = (clip(o, self.limits.output + 100) for o in (r.stdout, r.stderr))
             if why == "time" and not r.ended: r.error = _timed_out(self.limits.seconds, r.error)
             return r
         except (ProtocolError, KeyError, TypeError) as e:
@@ -498,9 +514,13 @@ async def arun(self:WorkerShell,
     code: str # one cell, as for `run`
 ) -> CellResult:
     "`run`, while the event loop goes on. To cancel it interrupts the cell"
-    done = Future()
+    done, begun, given_up = Future(), threading.Event(), threading.Event()
+    if self.calls in serving.get(): raise RuntimeError("This shell is running the cell that calls this function.")
     def work():
-        try: done.set_result(self.run(code))
+        try:
+            with self._lock:
+                begun.set()
+                done.set_result(CellResult() if given_up.is_set() else self.run(code))
         except BaseException as e: done.set_exception(e)
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(work,), daemon=True, name="rlm-arun").start()
@@ -508,8 +528,13 @@ async def arun(self:WorkerShell,
     try: return await asyncio.shield(waiting)
     except asyncio.CancelledError as e:
         waiting.add_done_callback(lambda f: f.cancelled() or f.exception()) # or asyncio complains that nobody asked
-        self.interrupt()
-        error = await asyncio.to_thread(done.exception)
+        given_up.set()
+        e.cell_result = CellResult()
+        if not begun.is_set(): raise # another cell is running, which is not to be interrupted
+        while not done.done():
+            self.interrupt()
+            await asyncio.wait([waiting], timeout=.25)
+        error = done.exception()
         e.cell_result = getattr(error, "cell_result", None) or CellResult() if error else done.result()
         raise
 
@@ -527,23 +552,27 @@ def _exchange(self:WorkerShell, worker, message, raw=None):
     if got[0] != "value":
         cause, state = self._lost(got) if got[0] in ("died", "ended") else ("it sent something else", "")
         raise ShellError(f"The worker could not answer: {cause}. {state}")
+    if why == "interrupt": raise KeyboardInterrupt
     answer = got[1]
     if type(now := answer.get("cells")) is int: self.names[now], self.cells = self.names[self.cells], now
     error = answer.get("error")
-    if error is not None: raise as_error(*map(str, error[:2]))
+    if error is not None:
+        try: e = as_error(*map(str, error[:2]))
+        except (TypeError, ValueError): raise ShellError("The worker answered with what is no error") from None
+        raise e
     return answer.get("value")
 
 # %% ../nbs/07_sandbox.ipynb #e614a1f4
 @patch
 def protect(self:WorkerShell, **names):
     "Put values and functions into the namespace, and back after cells that changed them; functions run on the host"
-    functions = {k: v for k, v in names.items() if inspect.isroutine(v)}
+    functions = {k: v for k, v in names.items() if callable(v) and not isinstance(v, type)}
     values = {k: v for k, v in names.items() if k not in functions}
+    data = bytearray()
+    if self.worker is not None: put(values, ", ".join(values), data.extend) # before anything is changed
     self.calls.functions.update(functions)
     self.values.update(values)
     if self.worker is None: return
-    data = bytearray()
-    put(values, ", ".join(values), data.extend)
     late = dict(op="protect", functions=[describe(k, f) for k, f in functions.items()]), bytes(data)
     self.late.append(late)
     self.due.append(late)

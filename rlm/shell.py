@@ -273,7 +273,7 @@ def protect(self: NameShell, **names):
 def _own(self: NameShell):
     "The model's own variables"
     def own(k, v):
-        if k in ("_", "answer") or isinstance(v, types.ModuleType): return False
+        if type(k) is not str or k in ("_", "answer") or issubclass(type(v), types.ModuleType): return False
         return self.user_ns_hidden.get(k, UNSET) is not v and not (k.startswith("__") and k.endswith("__"))
     return {k: v for k, v in list(self.user_ns.items()) if own(k, v)}
 
@@ -287,7 +287,8 @@ def resolve(self: NameShell, name: str) -> Any:
     "The value of the variable `name`; a `NameError` lists the names there are"
     name = name.strip().strip("\"'`")
     value = self.user_ns.get(name, UNSET)
-    if name in self._protected or value is not UNSET and value is not self.user_ns_hidden.get(name): return value
+    is_own = value is not UNSET and value is not self.user_ns_hidden.get(name, UNSET)
+    if is_own or name in self._protected: return value
     there = ", ".join(list(self._own())[:50])
     there = f"There are: {there}." if there else "You have set none yet."
     raise NameError(f"There is no variable {clipped_repr(name, 80)}. {there}")

@@ -17,7 +17,8 @@ from .context import load_context
 from .lm import LM, as_lm, run_sync
 from .launch import ShellLimits
 from .sandbox import WorkerShell
-from .shell import InProcessShell, Shell, outside_cell
+from .routing import outside_cell
+from .shell import InProcessShell, Shell
 from .trajectory import Budget, InputError, Subcall, Trajectory
 
 # %% ../nbs/08_tools.ipynb #81c500d7
