@@ -306,7 +306,7 @@ def _beside(name, said, width, style="dim", bold=False):
 def _home_lines(self:Diagnosis, home, width):
     taken = home.name == self.shell
     if home.guarantees is None:
-        works = f"{home.name[:6]} works; name an image, such as --shell {home.name[:6]}:python:3.13-slim"
+        works = f"{home.name[:6]} is there; name an image, such as --shell {home.name[:6]}:python:3.13-slim"
         return _beside(f"  {home.name}", home.missing or works, width, bold=taken)
     levels = home.guarantees.levels()
     marks = [(mark.center(n), colour) for k,n in _columns.items() for mark,colour in [_marks[levels[k]]]]
@@ -440,4 +440,5 @@ def diagnose(
     if chosen:
         chosen = _settle(chosen, found)
         found.sort(key=lambda o: o is not chosen.server)
-    return Diagnosis(versions(), list(_tried(homes, shell, until)), auto, auto if shell == "auto" else shell, found, chosen)
+    homes = list(_tried(homes, shell, until))
+    return Diagnosis(versions(), homes, auto, auto if shell == "auto" else shell, found, chosen)

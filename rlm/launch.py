@@ -12,7 +12,7 @@ import importlib.metadata, itertools, os, queue, re, shutil, subprocess, sys, th
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -29,7 +29,7 @@ class ShellLimits:
     processes: int|None = 64          # processes and threads at a time
     file_size: int|None = 100_000_000 # bytes of the largest file
     open_files: int|None = 256        # open files of one process
-    output: int = 1_000_000           # characters kept of a cell's stdout, and of its stderr: head and tail
+    output: int = 20_000              # characters kept of a cell's stdout, and of its stderr: head and tail
     def __post_init__(self):
         for k, v in vars(self).items():
             if v is None and k not in ("memory", "output"): continue
@@ -47,17 +47,17 @@ def tasks_of_user() -> int:
     return n
 
 def process_limit(limits: ShellLimits, home: str) -> int|None:
-    "What a worker has to set as its limit of processes, its own four included"
+    "What a worker has to set as its limit of processes, its own five included"
     if limits.processes is None or not sys.platform.startswith("linux"): return None
     release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
-    return limits.processes + 4 + (0 if home != "process" and release >= (5, 14) else tasks_of_user())
+    return limits.processes + 5 + (0 if home != "process" and release >= (5, 14) else tasks_of_user())
 
 # %% ../nbs/07_launch.ipynb #5fab354a
-_boot = """import sys, importlib.util as u
+_boot = """import os, sys, importlib.util as u
 s = u.spec_from_file_location("rlm", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
 sys.modules["rlm"] = m = u.module_from_spec(s)
 s.loader.exec_module(m)
-sys.path += filter(None, sys.argv[4].split(":"))
+sys.path += filter(None, sys.argv[4].split(os.pathsep))
 from rlm.worker import main
 main(*sys.argv[2:4])"""
 
@@ -65,15 +65,20 @@ def package_folder() -> str:
     "Where this package lies"
     return str(Path(sys.modules["rlm"].__file__).resolve().parent)
 
+def _ipython_folders():
+    import IPython, traitlets
+    return sorted({str(Path(o.__file__).parents[1]) for o in (IPython, traitlets)})
+
 def python_command(
     channel: str,   # a file descriptor, or "stdio"
     mode: str,      # "zygote" or "direct"
     python: str|None = None,  # default: this one
     package: str|None = None, # where it finds this package; default: where this process does
-    paths: str = "" # of further packages, between colons
+    paths: str|None = None # of further packages, as in PATH; default: where IPython lies, perhaps among the user's own
 ) -> list:
     "The command that runs a worker"
-    return [python or sys.executable, "-I", "-c", _boot, package or package_folder(), channel, mode, paths]
+    return [python or sys.executable, "-I", "-c", _boot, package or package_folder(), channel, mode,
+            os.pathsep.join(_ipython_folders()) if paths is None else paths]
 
 # %% ../nbs/07_launch.ipynb #c1d83604
 _kept = ("SYSTEMROOT", "LD_LIBRARY_PATH", "TZ") # of the host's environment: Windows, Nix and Conda need them
@@ -95,11 +100,6 @@ def readable_folders() -> list:
     for o in map(Path, map(os.path.abspath, folders)):
         if o.is_dir() and not any(o.is_relative_to(f) for f in ("/usr", *found)): found.append(str(o))
     return found
-
-def _ipython_folders():
-    "Where IPython lies, wherever that is: perhaps among the user's own packages"
-    import IPython
-    return [str(Path(IPython.__file__).parents[1])]
 
 def _system():
     "The system's programs and libraries: in `/usr`, with links to it, or in directories of their own"
@@ -180,8 +180,18 @@ def _bwrap_version():
     out = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, timeout=10).stdout
     return tuple(map(int, re.findall(r"\d+", out)[:2]))
 
-@cache
-def _sandbox_problem(path): # `path`: of bwrap, so that one installed later is found
+def _cached_success(f):
+    "Asks again only after a problem, which may be solved by then"
+    solved = set()
+    @wraps(f)
+    def ask(*args):
+        if args in solved: return None
+        if not (said := f(*args)): solved.add(args)
+        return said
+    return ask
+
+@_cached_success
+def _sandbox_problem(path): # `path`: of bwrap
     if not sys.platform.startswith("linux"): return _linux_only
     if not path: return _install
     if (version := _bwrap_version()) < (0, 8):
@@ -196,7 +206,7 @@ def _said(tried): return " ".join(tried.stderr.split())[:200] or f"exit code {tr
 _engines = dict(docker=("https://docs.docker.com/get-docker", "{{.Server.Version}}"),
                 podman=("https://podman.io", "{{.Client.Version}}"))
 
-@cache
+@_cached_success
 def _engine_problem(engine):
     site, version = _engines[engine]
     if not shutil.which(engine): return f"{engine} is not installed: see {site}."
@@ -324,12 +334,12 @@ def close(self: ControlGroup, seconds: float = 2.):
     "Remove the group, once its processes are gone"
     self.kill()
     for place in set(self.places.values()):
-        until = time.monotonic() + seconds
+        until, pause = time.monotonic() + seconds, .0002
         while place.exists() and time.monotonic() < until:
             with suppress(OSError):
                 place.rmdir()
                 break
-            time.sleep(.005)
+            time.sleep(pause := min(2*pause, .01))
     self.places = {}
 
 # %% ../nbs/07_launch.ipynb #9359aad5

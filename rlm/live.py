@@ -178,6 +178,7 @@ class Live:
         self.reader, self.main_reads, self.starting = None, False, threading.Lock()
         self.wake = None
         self.busy, self.pending, self.waiting = False, False, None
+        self.killed = set() # snapshots that are not collected yet
         self.hooks = {k: list(v) for k, v in sh.events.callbacks.items()} # of IPython's own
 
 # %% ../nbs/06_live.ipynb #49578ee8
@@ -263,6 +264,7 @@ def _take(self: Live, box):
 @patch
 def _ask(self: Live, name, args, kwargs, deliver):
     "Send a call; `deliver` is given the reply"
+    if os.getpid() != self.pid: raise RuntimeError("The host's functions can be called by the shell's process only, not by forks of it.")
     id = [self.generation, n := next(self.ids)]
     parts = to_frame(LIVE, dict(op="call", id=id, name=name, args=list(args), kwargs=kwargs))
     self.boxes[n] = deliver
@@ -392,7 +394,14 @@ def serve(self: Live):
         self._stop_reader()
         with suppress(OSError): os.ftruncate(self.sh.journal, 0) # these are nobody's last words
         self.channel.send_parts(frame)
-        if self.forks and self.cells != before: self.keep()
+        if self.forks and self.cells != before:
+            self.called(.002) # the answer gets out before the processors are busy with a snapshot
+            self.keep()
+
+@patch
+def called(self: Live, seconds: float = 0) -> bool:
+    "Does the host want something, now or within so many seconds?"
+    return bool(select.select([self.channel.fd], [], [], seconds)[0])
 
 # %% ../nbs/06_live.ipynb #8c5a2bd6
 def prctl(option: int, value: int):
@@ -423,8 +432,17 @@ def keep(self: Live):
     self.channel.send(SNAPSHOT, dict(pid=self.snapshot, cells=self.cells))
     if before is not None:
         with suppress(OSError): os.kill(before, signal.SIGKILL)
-        with suppress(OSError): os.waitpid(before, 0)
-    self.warm()
+        self.killed.add(before)
+    self._collect_killed()
+    if not self.called(): self.warm()
+
+@patch
+def _collect_killed(self: Live):
+    "Without waiting: the system takes a millisecond to take a process apart"
+    for pid in list(self.killed):
+        with suppress(OSError):
+            if not os.waitpid(pid, os.WNOHANG)[0]: continue
+        self.killed.discard(pid)
 
 # %% ../nbs/06_live.ipynb #eea0f296
 @patch
@@ -432,7 +450,7 @@ def _wait_for_turn(self: Live):
     "As a snapshot: wait for the death of the live process, and take its place"
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    self.snapshot = None
+    self.snapshot, self.killed = None, set()
     try:
         data, fds, *_ = socket.recv_fds(self.spare, 1, 1)
         if data != b"t": os._exit(0)

@@ -6,8 +6,8 @@
 __all__ = ['form_of', 'pieces', 'put', 'write_all', 'sealed_file', 'Worker', 'WorkerShell', 'cell_result']
 
 # %% ../nbs/07_sandbox.ipynb #56faae04
-import asyncio, contextvars, itertools, json, os, pickle, queue, shutil, signal, socket, struct, subprocess, sys, tempfile
-import threading, time, weakref
+import asyncio, contextvars, itertools, json, os, pickle, queue, select, shutil, signal, socket, struct, subprocess, sys
+import tempfile, threading, time, weakref
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -144,7 +144,7 @@ def _start(self:Worker):
     else: self.channel = Channel(popen.stdout.fileno(), popen.stdin.fileno())
     with self.lock:
         self.popen = popen
-        if self.dead: popen.kill()
+        if self.dead: _end(popen)
 
 # %% ../nbs/07_sandbox.ipynb #cc662dad
 @patch
@@ -187,7 +187,7 @@ def _on_frame(self:Worker, kind, head, blob):
         self.group.limit(2*self.limits.memory + 100_000_000, self.limits.processes and self.limits.processes + 8)
         self.ready.set()
     elif kind == ZYGOTE and op == "failed": raise ShellError(clip(str(message["error"]), 1000))
-    elif kind == ZYGOTE and op in ("died", "probed") and self.inbox.qsize() < 1000:
+    elif kind == ZYGOTE and op in ("died", "probed", "cpu") and self.inbox.qsize() < 1000:
         self.inbox.put((op, message, bytes(blob)))
     elif kind == LIVE and op == "call": self._call(message, len(head) + len(blob))
     elif kind == LIVE and op in ("done", "value") and message.get("id") == self.expects is not None:
@@ -224,6 +224,21 @@ def control(self:Worker, op: str):
     except (OSError, ValueError): self.kill()
 
 # %% ../nbs/07_sandbox.ipynb #16f97030
+def _wait(popen, seconds):
+    "`popen.wait`, which polls with growing pauses, once the system has told that there is nothing to wait for"
+    with suppress(AttributeError, OSError): # no pidfd here
+        fd = os.pidfd_open(popen.pid)
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        try: seconds = .1 if poll.poll(1000*seconds) else 0
+        finally: os.close(fd)
+    popen.wait(seconds)
+
+def _end(popen):
+    "Kill a process with its group: bubblewrap consists of several until it is set up"
+    with suppress(OSError, AttributeError): os.killpg(popen.pid, signal.SIGKILL)
+    popen.kill()
+
 @patch
 def kill(self:Worker, wait: float=2.):
     "End all processes of the worker, waiting for at most `wait` seconds"
@@ -231,11 +246,11 @@ def kill(self:Worker, wait: float=2.):
         self.dead, popen = True, self.popen
     if popen is None or os.getpid() != self.owner: return # not from a forked child
     with suppress(OSError, AttributeError): self.socket.shutdown(socket.SHUT_RDWR)
-    if self.home == "sandbox": popen.kill()
-    try: popen.wait(wait/2)
+    if self.home == "sandbox": _end(popen)
+    try: _wait(popen, wait/2)
     except subprocess.TimeoutExpired:
         if sys.platform == "linux": kill_all(descendants(popen.pid))
-        popen.kill()
+        _end(popen)
         if self.name: spawn([self.home.partition(":")[0], "rm", "-f", self.name], stdin=subprocess.DEVNULL,
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if threading.current_thread() is not self.thread: self.thread.join(wait)
@@ -342,6 +357,32 @@ def _note(self:WorkerShell, got):
     cause, state = self._lost(got)
     self._news = f"The process of this shell has ended since the last cell: {cause}. {state}\n"
 
+# %% ../nbs/07_sandbox.ipynb #920c5558
+class _Watch:
+    "Is a cell over its time, by its clock, or by the work of the processors while the clock stands still?"
+    def __init__(self, clock, seconds, worker):
+        self.clock, self.seconds, self.worker = clock, seconds, worker
+        self.first = self.last = None # seconds of work
+        self.asked = float("inf") if worker.direct else clock.start + (seconds or 0)
+
+    def over(self):
+        if self.seconds is None: return False
+        worked = self.first is not None and self.last - self.first >= self.seconds
+        return worked or self.clock.seconds() >= self.seconds
+
+    def pause(self):
+        "How long to wait; asks for the work first, when a cell has been there for longer than it may run"
+        if self.seconds is None: return None
+        if (now := time.monotonic()) > self.asked:
+            self.asked = now + max(self.seconds/4, .25)
+            self.worker.control("cpu")
+        return max(min(self.seconds - self.clock.seconds(), self.asked - now), .05)
+
+    def note(self, message):
+        "What the supervisor says of the work"
+        if type(seconds := message.get("seconds")) is not float: return
+        self.first, self.last = seconds if self.first is None else self.first, seconds
+
 # %% ../nbs/07_sandbox.ipynb #bb86d2e5
 @patch
 def _request(self:WorkerShell, worker, message, raw=None):
@@ -353,19 +394,19 @@ def _request(self:WorkerShell, worker, message, raw=None):
         worker.kill()
         number = 0
     except TooMuch as e: raise ShellError(f"This is too much to be sent ({e})") from None
-    clock, seconds = self.calls.clock, self.limits.seconds
-    while True:
-        own = clock.seconds()
-        if seconds is not None and own >= seconds: return self._stop(worker), "time"
+    watch = _Watch(self.calls.clock, self.limits.seconds, worker)
+    while not watch.over():
         try:
-            got = worker.inbox.get(timeout=None if seconds is None else max(seconds - own, .05))
+            got = worker.inbox.get(timeout=watch.pause())
             if got[0] == "stop": return self._stop(worker), "interrupt"
-            if got[0] == "died" and not _concerns(got, number): self._note(got)
+            if got[0] == "cpu": watch.note(got[1])
+            elif got[0] == "died" and not _concerns(got, number): self._note(got)
             elif got[0] != "probed":
                 worker.expects = None
                 return got, None
         except queue.Empty: pass
         except KeyboardInterrupt: return self._stop(worker), "interrupt"
+    return self._stop(worker), "time"
 
 def _concerns(got, number):
     "Has a process that died taken the frame of this number along?"
@@ -384,14 +425,14 @@ def _stop(self:WorkerShell, worker):
     except KeyboardInterrupt: pass # asked twice
     if not got:
         worker.control("kill")
-        got = _next(worker, 5)
+        got = _next(worker, 2)
     if not got: worker.kill()
     worker.expects = None
-    return got or _next(worker, 5) or ("ended", "it did not answer", None)
+    return got or _next(worker, 2) or ("ended", "it did not answer", None)
 
 def _next(worker, seconds):
     with suppress(queue.Empty):
-        while (got := worker.inbox.get(timeout=seconds))[0] in ("stop", "probed"): pass
+        while (got := worker.inbox.get(timeout=seconds))[0] in ("stop", "probed", "cpu"): pass
         return got
 
 # %% ../nbs/07_sandbox.ipynb #4b2390c4

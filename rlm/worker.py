@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['set_dumpable', 'adopt_orphans', 'descendants', 'kill_all', 'Loader', 'load', 'limit_files', 'limit_memory', 'Zygote',
-           'direct', 'main']
+           'direct', 'leave_keyring', 'main']
 
 # %% ../nbs/06_worker.ipynb #cf70c8b8
-import gc, json, mmap, os, pickle, select, signal, socket, sys, traceback
+import ctypes, gc, json, mmap, os, pickle, platform, select, signal, socket, sys, traceback
 from contextlib import suppress
 
 from .cell import clip, patch
@@ -128,6 +128,15 @@ def _on_host(self: Zygote):
         else: self._obey(unpack(frame[head], frame[head.stop:]), frame[head.stop:])
 
 # %% ../nbs/06_worker.ipynb #da5c2b8d
+@patch
+def _cpu(self: Zygote) -> float:
+    "Seconds that the live process, and those that it has started, have kept a processor busy"
+    ticks = 0
+    for pid in (self.pid, *descendants(self.pid)):
+        with suppress(OSError, ValueError, IndexError):
+            with open(f"/proc/{pid}/stat", "rb") as f: ticks += sum(map(int, f.read().rpartition(b")")[2].split()[11:15]))
+    return ticks/os.sysconf("SC_CLK_TCK")
+
 def _failure(e): return dict(op="failed", error=f"{type(e).__name__}: {clip(str(e), 1000)}")
 
 @patch
@@ -137,6 +146,7 @@ def _obey(self: Zygote, message, blob):
     if op in ("signal", "kill"):
         with suppress(OSError): os.kill(self.pid, signal.SIGINT if op == "signal" else signal.SIGKILL)
     elif op == "start": self._start()
+    elif op == "cpu": self.tell(op="cpu", seconds=self._cpu())
     elif op == "probe": self._probe(message)
     else:
         try: self.loader.take(message, blob, self.fds)
@@ -171,6 +181,7 @@ def _bear(self: Zygote):
         self._let_go()
         limit_memory(self.loader.limits)
         self.live.take_over(live, spare, self.generation)
+        if not self.live.called(): self.live.warm()
         self.live.serve()
     except BaseException: traceback.print_exc() # into the file that the zygote reads when this process is gone
     finally: os._exit(0)
@@ -348,8 +359,14 @@ def direct(read: int, write: int):
     live.serve()
 
 # %% ../nbs/06_worker.ipynb #2300f731
+def leave_keyring():
+    "Take an empty session keyring: namespaces do not keep a sandbox from the keys that a login has put into its own"
+    number = dict(x86_64=250, i686=288, aarch64=219, riscv64=219, ppc64le=271, s390x=280).get(platform.machine())
+    if sys.platform == "linux" and number: ctypes.CDLL(None).syscall(number, 1, None) # keyctl(KEYCTL_JOIN_SESSION_KEYRING)
+
 def main(channel: str, mode: str):
     "Run a worker: `channel` is a file descriptor or `stdio`; `mode` is `zygote` or `direct`"
+    leave_keyring()
     fds = _streams(channel)
     if mode == "direct": direct(*fds)
     else: Zygote(*fds, passes=channel != "stdio").serve()

@@ -104,6 +104,13 @@ def message(kind=b"l", **fields):
     "A frame of the worker, as it should be"
     import json
     return frame(json.dumps(dict(o=fields)).encode(), kind=kind)
+def request():
+    "The number of the request that this cell carries out"
+    frame = sys._getframe()
+    while frame:
+        m = frame.f_locals.get("message")
+        if isinstance(m, dict) and "id" in m: return m["id"]
+        frame = frame.f_back
 class Evil:
     "Unpickled, it leaves its mark on the host"
     def __reduce__(self): return io.open, (HOST["marker"], "w")
@@ -122,6 +129,7 @@ class Attack:
     seconds: float = 6. # time limit of the cell
     fresh: bool = False # needs a shell of its own
     keeps: bool = False # variables of earlier cells must be there afterwards
+    spoils: bool = False # changes Python itself in its process: later cells may fail, but must end
     limit: str|None = None # the guarantee without which it may succeed in the sandbox too: "memory" or "processes"
     needs: str|None = None # a key of HOST without which it cannot be tried
     portable: bool = False # can be tried on systems other than Linux
@@ -219,7 +227,7 @@ add("session_keyring", "read a key from the kernel's keyring of the session", r"
         syscall("keyctl", 11, key, data, 64)
         return data.value
     attempt("keyctl", read_key)
-    """, needs="key")
+    """, process="fails", needs="key")
 
 add("shared_memory", "read System V shared memory of the host", r"""
     def read_shm():
@@ -604,7 +612,7 @@ add("fork_bomb", "start more processes than the limit", r"""
                 os._exit(0)
             made.append(pid)
     except OSError as e: held(e)
-    if len(made) > HOST["processes"]: breach(len(made), "processes")
+    if len(made) > HOST["processes"] + 8: breach(len(made), "processes")
     else: held(len(made), "processes")
     for pid in made: os.kill(pid, 9)
     for pid in made: os.waitpid(pid, 0)
@@ -633,7 +641,7 @@ add("background_sockets", "leave processes behind that hold the channel open and
             time.sleep(.01)
         os._exit(0)
     held("left")
-    """, process="fails", fresh=True, ends=died + late)
+    """, process="fails", fresh=True, spoils=True, ends=died + late)
 
 add("thread_bomb", "start more threads than the limit", r"""
     stop, made = threading.Event(), []
@@ -644,7 +652,7 @@ add("thread_bomb", "start more threads than the limit", r"""
             t.start()
             made.append(t)
     except (RuntimeError, MemoryError) as e: held(e)
-    if len(made) > HOST["processes"]: breach(len(made), "threads")
+    if len(made) > HOST["processes"] + 8: breach(len(made), "threads")
     else: held(len(made), "threads")
     stop.set()
     for t in made: t.join(2)
@@ -659,38 +667,41 @@ add("thread_leftovers", "leave threads behind that print and write to the channe
             time.sleep(.001)
     for _ in range(4): threading.Thread(target=go, daemon=True).start()
     held("left")
-    """, process="fails", fresh=True, ends=died + late)
+    """, process="fails", fresh=True, spoils=True, ends=died + late)
 
 add("memory_bomb", "use more memory than the limit", r"""
-    kept = []
+    hoard = []
     try:
-        for _ in range(HOST["memory"]*3 >> 25): kept.append(b"x"*(1 << 25))
-        breach(len(kept) << 25, "bytes")
-    except MemoryError as e: held("MemoryError after", len(kept) << 25)
-    kept = None
+        for _ in range(HOST["memory"]*3 >> 25): hoard.append(b"x"*(1 << 25))
+        breach(len(hoard) << 25, "bytes")
+    except MemoryError as e: held("MemoryError after", len(hoard) << 25)
+    hoard = None
     """, process="fails", ends=("MemoryError",) + died, keeps=True)
 
 add("memory_of_children", "use more memory than the limit in several processes together", r"""
-    r, w = os.pipe()
     made = []
-    for _ in range(6):
+    for _ in range(12):
+        r, w = os.pipe()
         pid = os.fork()
         if not pid:
             with contextlib.suppress(BaseException):
                 mine = b"x"*(HOST["memory"]//3)
                 os.write(w, b"1")
-                time.sleep(3)
+                time.sleep(4)
             os._exit(0)
-        made.append(pid)
-    time.sleep(2)
-    os.close(w)
-    for pid in made:
+        os.close(w)
+        made.append((pid, r))
+    time.sleep(1.5)
+    n = 0
+    for pid, r in made:
+        os.set_blocking(r, False)
+        with contextlib.suppress(OSError): n += os.waitpid(pid, os.WNOHANG)[0] == 0 and os.read(r, 1) == b"1"
+        os.close(r)
+    for pid, _ in made:
         with contextlib.suppress(OSError): os.kill(pid, 9)
-    for pid in made:
+    for pid, _ in made:
         with contextlib.suppress(OSError): os.waitpid(pid, 0)
-    n = len(b"".join(iter(lambda: os.read(r, 10), b"")))
-    os.close(r)
-    (breach if n > 3 else held)(n, "of 6 children have a third of the memory each")
+    (breach if n > 8 else held)(n, "of 12 children have a third of the memory each at the same time")
     """, process="rights", limit="memory", ends=died, fresh=True)
 
 add("memory_in_files", "use more memory than the limit in files that exist in memory only", r"""
@@ -778,7 +789,7 @@ add("deep_recursion", "overflow the stack", r"""
     sys.setrecursionlimit(10**9)
     def down(n): return n and down(n - 1)
     down(10**7)
-    """, process="fails", ends=("MemoryError", "RecursionError", "SystemError") + died + late, keeps=True, seconds=3)
+    """, process="fails", ends=("MemoryError", "RecursionError", "SystemError") + died + late, keeps=True, seconds=1)
 
 add("endless_output", "print for ever", r"""
     while True: print("x"*1000)
@@ -831,24 +842,17 @@ for name, aim, code, how in ends: add(name, aim, code, process="fails", ends=how
 add("kill_group", "kill its process group", """
     if os.getpgrp() == HOST["group"] and os.readlink("/proc/self/ns/pid") == HOST["ns"]["pid"]: breach("in the group of the host")
     else: os.killpg(0, 9)
-    """, process="fails", ends=died, fresh=True)
+    """, process="fails", ends=died)
 
 add("kill_all", "kill every process that there is", """
     if os.readlink("/proc/self/ns/pid") == HOST["ns"]["pid"]: breach("would reach the host")
     else: os.kill(-1, 9)
     time.sleep(5)
-    """, process=None, ends=died + late, fresh=True)
+    """, process=None, ends=died + late)
 
-add("stop_all", "stop every process that there is", """
-    if os.readlink("/proc/self/ns/pid") == HOST["ns"]["pid"]: breach("would reach the host")
-    else: os.kill(-1, signal.SIGSTOP)
-    held("stopped")
-    """, process=None, ends=died + late, fresh=True, seconds=1)
-
-add("kill_parent", "kill the process that watches it", "os.kill(parent(), 9)\ntime.sleep(5)", process="fails", ends=died + late,
-    fresh=True)
-add("stop_parent", "stop the process that watches it", "os.kill(parent(), signal.SIGSTOP)\ntime.sleep(1)\nheld('stopped')", process="fails",
-    ends=died + late, fresh=True, seconds=1)
+add("kill_parent", "kill the process that watches it", "os.kill(parent(), 9)\ntime.sleep(5)", process="fails", ends=died + late)
+add("stop_parent", "stop the process that watches it", "os.kill(parent(), signal.SIGSTOP)\ntime.sleep(1)\nheld('stopped')", process=None,
+    ends=died + late, seconds=1)
 
 add("kill_siblings", "kill the snapshots that would replace it", r"""
     for path in glob.glob("/proc/[0-9]*/stat"):
@@ -856,14 +860,13 @@ add("kill_siblings", "kill the snapshots that would replace it", r"""
             pid, rest = int(path.split("/")[2]), read(path).rpartition(b") ")[2].split()
             if int(rest[1]) in (parent(), os.getpid()) and pid not in (os.getpid(), parent(), HOST["pid"]): os.kill(pid, 9)
     os._exit(1)
-    """, process="fails", ends=died, fresh=True)
+    """, process="fails", ends=died)
 
 hangs = [
     ("loop", "loop for ever", "while True: pass"),
     ("sleep", "sleep for ever", "time.sleep(10**6)"),
     ("c_loop", "loop for ever in C", "sum(range(10**12))"),
     ("ignore_interrupts", "ignore interrupts", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"),
-    ("block_signals", "block all signals", "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))\nwhile True: pass"),
     ("catch_everything", "catch every exception", "while True:\n    try:\n        while True: time.sleep(.01)\n    except BaseException: pass"),
     ("endless_del", "loop for ever in __del__", "class Endless:\n    def __del__(self):\n        while True: pass\nx = Endless()\ndel x"),
     ("regex", "match a pattern that takes for ever", "re.match('(a+)+$', 'a'*60 + 'b')"),
@@ -896,15 +899,15 @@ add("trace_functions", "raise errors at any time from trace and profile function
     held("set")
     sys.setprofile(no)
     sys.settrace(no)
-    """, process="fails", ends=("RuntimeError",) + died + late, fresh=True, seconds=2, portable=True)
+    """, process="fails", ends=("RuntimeError",) + died + late, fresh=True, spoils=True, seconds=1.5, portable=True)
 
 
 group("Channel")
 
 add("close_descriptors", "close the descriptors of the channel", "os.closerange(3, 1000)\nheld('closed')", process="fails",
-    ends=("OSError",) + died + late, fresh=True, seconds=2, portable=True)
+    ends=("OSError",) + died + late, seconds=2, portable=True)
 add("close_all_descriptors", "close all descriptors", "os.closerange(0, 1000)\nheld('closed')", process="fails",
-    ends=("OSError",) + died + late, fresh=True, seconds=2, portable=True)
+    ends=("OSError",) + died + late, seconds=2, portable=True)
 
 add("replace_descriptors", "put other files in place of all descriptors", r"""
     null = os.open("/dev/null", os.O_RDWR)
@@ -913,14 +916,14 @@ add("replace_descriptors", "put other files in place of all descriptors", r"""
             os.fstat(fd)
             os.dup2(null, fd)
     held("replaced")
-    """, process="fails", ends=("OSError",) + died + late, fresh=True, seconds=2)
+    """, process="fails", ends=("OSError",) + died + late, seconds=2)
 
 add("replace_by_sockets", "put sockets of its own in place of the channel", r"""
     a, b = socket.socketpair()
     for fd in [*sockets()]:
         if fd not in (a.fileno(), b.fileno()): os.dup2(a.fileno(), fd)
     held("replaced")
-    """, process="fails", ends=("OSError",) + died + late, fresh=True, seconds=2)
+    """, process="fails", ends=("OSError",) + died + late, seconds=2)
 
 add("flood_descriptors", "flood every descriptor with garbage", r"""
     for fd in range(64):
@@ -951,16 +954,16 @@ forged = [
         'import pickle\np = pickle.dumps(Evil())\nfor kind in kinds: send(frame(p, p, kind) + frame(b"{}", p, kind))\n'
         'send(p)\nsend(struct.pack("!i", len(p)) + p)'),
     ("results", "send results with wrong types", r"""
-for o in (1, None, [1], {"o": {}}, "x"): send(message(op="done", stdout=o, stderr=o, result=o, error=o, elided=o, restored=o, names=o, ended=o,
+for o in (1, None, [1], {"o": {}}, "x"): send(message(op="done", id=request(), cells=1, stdout=o, stderr=o, result=o, error=o, elided=o, restored=o, names=o, ended=o,
     displays=o, final=o))
-for o in ("x", [1], [{"o": {}}], [{"o": {"output_type": 5, "data": 6}}]): send(message(op="done", stdout="", stderr="", result=None, error=None, elided=-5,
+for o in ("x", [1], [{"o": {}}], [{"o": {"output_type": 5, "data": 6}}]): send(message(op="done", id=request(), cells=1, stdout="", stderr="", result=None, error=None, elided=-5,
     restored=[], names=[], ended=False, displays=o, final=None))
 """),
     ("missing_fields", "send messages without their fields",
         'for op in ("done", "value", "call", "ready", "died", "failed", "probed", "reply", "none", "__class__"):\n'
         '    for kind in kinds: send(message(kind, op=op))'),
     ("answers", "send many results for one cell", r"""
-one = message(op="done", stdout="forged", stderr="", result=None, error=None, elided=0, restored=[], names=[], ended=False, displays=[], final=None)
+one = message(op="done", id=request(), cells=1, stdout="[held] forged", stderr="", result=None, error=None, elided=0, restored=[], names=[], ended=False, displays=[], final=None)
 send(one*1000)
 """),
     ("calls", "call functions of the host that are none of its business", r"""
@@ -981,7 +984,25 @@ for args, kwargs in ((5, {"o": {}}), ("text", {"o": {}}), ([], []), ([], {"d": [
         'for pid in (1, -1, 0, 2**31, os.getpid(), os.getppid(), "x", None): send(message(b"s", pid=pid, cells=1))')]
 for name, aim, code in forged:
     add(f"forged_{name}", aim, f'kinds = (b"l", b"z", b"s")\n{code}\nheld("sent")', process="fails", ends=("OSError", "ProtocolError") + died + late,
-        fresh=True, seconds=3)
+        seconds=1)
+
+odd_fields = [dict(cells=[]), dict(cells=-1), dict(cells=10**12), dict(cells=None), dict(cells="1"), dict(names=[["x"], 5, None]), dict(names="x"),
+    dict(displays=[{"o": dict(output_type="display_data", data={"o": {}}, metadata="text")}]), dict(displays=[{"o": dict(data={"o": {}}, metadata=[1])}]),
+    dict(displays=[{"o": dict(data={"o": {"text/plain": {"o": {}}}}, at="x")}]), dict(error=["E"]), dict(error=["E", "v", "t"], result="both"),
+    dict(elided=10**18), dict(elided=-1), dict(stdout="LONG"), dict(result="LONG"), dict(error=["E", "LONG", "LONG"]),
+    dict(displays="MANY"), dict(ended=True), dict(ended="no"), dict(stdout=None), dict(restored=["LONG"])]
+
+add("forged_states", "send results with one odd field", f"""
+    fields = {odd_fields!r}[HOST["way"]]
+    usual = dict(op="done", id=request(), stdout="[held] sent", stderr="", result=None, error=None, elided=0, restored=[], names=[], ended=False, displays=[], final=None, cells=1)
+    def grown(v):
+        if v == "LONG": return "x"*1_000_000
+        if v == "MANY": return [dict(o=dict(data=dict(o=dict(text="x"))))]*100_000
+        return [*map(grown, v)] if isinstance(v, list) else v
+    send(message(**dict((k, grown(v)) for k, v in (usual | fields).items())), seconds=1)
+    time.sleep(.2)
+    held("sent")
+    """, process="fails", ends=("ProtocolError", "E") + died + late, seconds=1, ways=len(odd_fields))
 
 add("forged_successor", "have a process of its choice taken for its successor, so that nobody stops the real one", r"""
     pid = os.fork()
@@ -1013,13 +1034,13 @@ add("exec", "become another program that holds the channel", """
     for fd in range(3, 64):
         with contextlib.suppress(OSError): os.set_inheritable(fd, True)
     os.execv("/bin/sleep", ["sleep", "20"])
-    """, process="fails", ends=died + late, fresh=True, seconds=1)
+    """, process="fails", ends=died + late, seconds=1)
 
 add("half_close", "shut one side of the channel", """
     for fd in [*sockets()]:
         with contextlib.suppress(OSError): socket.socket(fileno=os.dup(fd)).shutdown(socket.SHUT_WR)
     held("shut")
-    """, process="fails", ends=("OSError",) + died + late, fresh=True, seconds=2)
+    """, process="fails", ends=("OSError",) + died + late, seconds=2)
 
 add("never_reads", "ask for much, and never read it", r"""
     def ask():
@@ -1040,7 +1061,7 @@ add("steal_the_parents_socket", "take the parent's channel to the host, and writ
         for data in (frame(pickle.dumps(Evil())), b"\xff"*100_000, frame(b"["*100_000), b"\0"*65536): send(data, fds)
     try: steal()
     except OSError as e: held(e)
-    """, process="fails", ends=("ProtocolError",) + died + late, fresh=True, seconds=3)
+    """, process="fails", ends=("ProtocolError",) + died + late, seconds=3)
 
 add("corrupt_the_parent", "overwrite the memory of the process that watches it", r"""
     def corrupt():
@@ -1054,7 +1075,7 @@ add("corrupt_the_parent", "overwrite the memory of the process that watches it",
         held("overwritten")
     try: corrupt()
     except OSError as e: held(e)
-    """, process="fails", ends=died + late, fresh=True, seconds=3)
+    """, process="fails", ends=died + late, seconds=3)
 
 add("trace_the_parent", "hold the process that watches it with ptrace", r"""
     if libc.ptrace(16, parent(), None, None) == -1: held(os.strerror(ctypes.get_errno()))
@@ -1095,7 +1116,7 @@ for name, module in [*sys.modules.items()]:
         if callable(v) and not k.startswith("__"): setattr(module, k, lambda *a, **kw: None)
 """)]
 for name, aim, code in sabotage:
-    add(f"sabotage_{name}", aim, code, process="fails", fresh=True, seconds=3,
+    add(f"sabotage_{name}", aim, code, process="fails", fresh=True, spoils=True, seconds=1.5,
         ends=("TypeError", "AttributeError", "NameError", "ImportError", "KeyError", "ZeroDivisionError", "OSError", "ProtocolError") + died + late)
 
 add("overwrite_functions", "overwrite FINAL, llm_query and context", """
@@ -1145,7 +1166,7 @@ if HOST["way"] == 2: FINAL([hostile, dict(a=hostile)])
 if HOST["way"] == 3: echo(hostile)
 if HOST["way"] == 4: raise type("E", (Exception,), {{"__str__": lambda s: hostile}})(hostile)
 hostile
-""", process="fails", ends=late_ok + ("E", "InputError", "TooMuch") + died + late, seconds=.7, portable=True, ways=5)
+""", process="fails", ends=late_ok + ("E", "InputError", "TooMuch") + died + late, seconds=.4, portable=True, ways=5)
 
 values = [
     ("surrogates", "'\\ud800\\udfff\\x00'*100"), ("not_a_number", "[float('nan'), float('inf'), -float('inf')]"),

@@ -8,7 +8,7 @@ def join(sep, *parts): return sep.join(filter(None, parts))
 
 settings = ("_API_KEY", "_API_BASE", "_BASE_URL", "GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "NO_COLOR", "COLUMNS")
 for name in list(os.environ):
-    if name.startswith("RLM_") or name.endswith(settings): del os.environ[name]
+    if name.startswith("RLM_") and name != "RLM_TEST_IMAGE" or name.endswith(settings): del os.environ[name]
 
 os.environ["PYTHONPATH"] = join(os.pathsep, str(root), os.environ.get("PYTHONPATH"))
 for name in ("NO_PROXY", "no_proxy"): os.environ[name] = join(",", os.environ.get(name), "127.0.0.1,localhost")

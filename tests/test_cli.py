@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pexpect, pytest
 
-from rlm.cli import DEMO, as_json, log_path, run_command
+from rlm.cli import DEMO, as_json, log_path, run_command, where
 from rlm.offline import Fault, serve, tool_call
+from rlm.launch import problem, strongest
 from rlm.trajectory import Trajectory
 
 offline = ("-m", "offline/extractive")
+no_sandbox = problem("sandbox") # why this machine has none
+in_sandbox = pytest.mark.skipif(bool(no_sandbox), reason=str(no_sandbox))
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
@@ -39,6 +42,11 @@ def scripted():
     for o in servers: o.close()
 
 def process(*args, **kw): return subprocess.Popen([sys.executable, "-m", "rlm", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+def at_work(err):
+    "What is on standard error after the line that says where code runs"
+    first,_,rest = err.partition("\n")
+    assert first == f"rlm: {where(strongest())}", err
+    return rest
 def one_sentence(err): return err.startswith("rlm: ") and err.count("\n") == 1 and "Traceback" not in err
 
 # Wrong usage and bad input
@@ -79,13 +87,13 @@ def test_no_model_lists_what_to_set(rlm):
     assert (code, out) == (2, "") and err.startswith("rlm: No model is named")
     for o in ("-m", "RLM_MODEL", "OPENAI_API_KEY", "ollama_chat/", "--base-url", "offline/extractive"): assert o in err
 
-@pytest.mark.parametrize("args", [[], ["--help"], ["ask", "--help"], ["demo", "-h"], ["--version"]])
+@pytest.mark.parametrize("args", [[], ["--help"], ["ask", "--help"], ["demo", "-h"], ["doctor", "--help"], ["--version"]])
 def test_help(rlm, args):
     code,out,err = rlm(*args)
     assert code == (0 if args else 2)
     assert "Usage:" in out + err or out.startswith("rlm ")
     assert max(map(len, (out+err).splitlines())) <= 80
-    if args == ["ask", "--help"]: assert all(o in out for o in ("RLM_MODEL", "RLM_SUB_MODEL", "RLM_BASE_URL", "RLM_LOG_DIR", "default: 30", "Exit codes"))
+    if args == ["ask", "--help"]: assert all(o in out for o in ("RLM_MODEL", "RLM_SUB_MODEL", "RLM_BASE_URL", "RLM_SHELL", "RLM_LOG_DIR", "default: 30", "Exit codes"))
 
 def test_help_loads_little():
     code = "import sys; sys.argv = ['rlm', '--help']\nfrom rlm.cli import run_command\nrun_command()\nprint(*sys.modules)"
@@ -96,16 +104,16 @@ def test_help_loads_little():
 
 def test_unknown_provider(rlm):
     code,out,err = rlm("ask", "q", "notes", "-m", "nosuch/model")
-    assert (code, out) == (1, "") and one_sentence(err) and "nosuch/model" in err and "--base-url" in err
+    assert (code, out) == (1, "") and one_sentence(at_work(err)) and "nosuch/model" in err and "--base-url" in err
 
 def test_unknown_model(rlm, scripted):
     code,out,err = rlm("ask", "q", "notes", *scripted(["x"], models=["another"]))
-    assert (code, out) == (1, "") and one_sentence(err) and "does not exist" in err
+    assert (code, out) == (1, "") and one_sentence(at_work(err)) and "does not exist" in err
 
 def test_wrong_key(rlm, scripted, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-wrong-wrong")
     code,out,err = rlm("ask", "q", "notes", *scripted(["x"], api_key="right"))
-    assert (code, out) == (1, "") and one_sentence(err) and "key" in err
+    assert (code, out) == (1, "") and one_sentence(at_work(err)) and "key" in err
     assert "wrong-wrong" not in err + "".join(o.read_text() for o in Path("logs").iterdir())
 
 def test_failing_after_a_draft(rlm, scripted):
@@ -127,7 +135,7 @@ def test_a_bug_is_one_sentence_too(rlm, monkeypatch):
     def bug(*args, **kw): raise KeyError("oops")
     monkeypatch.setattr("rlm.core.run", bug)
     code,out,err = rlm("ask", "q", "notes", *offline)
-    assert (code, out) == (1, "") and one_sentence(err) and "KeyError: 'oops' (set RLM_DEBUG=1" in err
+    assert (code, out) == (1, "") and one_sentence(at_work(err)) and "KeyError: 'oops' (set RLM_DEBUG=1" in err
     monkeypatch.setenv("RLM_DEBUG", "1")
     assert "Traceback" in rlm("ask", "q", "notes", *offline)[2]
 
@@ -136,9 +144,13 @@ def test_a_bug_is_one_sentence_too(rlm, monkeypatch):
 def test_answer_alone_on_stdout(rlm):
     code,out,err = rlm("ask", "Who is ill?", "notes", *offline)
     assert (code, out) == (0, "Ben is ill.\n")
-    assert err.startswith("offline/extractive on 2 texts, 50 characters\nstep 1: 1 cell, ")
+    assert at_work(err).startswith("offline/extractive on 2 texts, 50 characters\nstep 1: 1 cell, ")
     log = Path(re.search("^log: (.*)$", err, re.M)[1])
     assert log.parent == Path(os.environ["RLM_LOG_DIR"]) and Trajectory.load(log).answer == "Ben is ill."
+
+def test_nothing_of_the_libraries_is_said(scripted):
+    p = process("ask", "q", "notes", "-q", *scripted([tool_call("FINAL(1)")]))
+    assert p.communicate(timeout=60) == ("1\n", "") and p.returncode == 0
 
 def test_quiet(rlm): assert rlm("ask", "Who is ill?", "notes", "-q", *offline) == (0, "Ben is ill.\n", "")
 
@@ -179,6 +191,68 @@ def test_log_names_are_new(tmp_path):
     assert len(names) == 20 and all(len(o) < 70 for o in names)
     assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl", log_path("谁?", tmp_path).name)
 
+# Where code runs
+
+tell_all = "import os\nFINAL([os.environ.get('OPENAI_API_KEY'), os.path.exists(%r)])"
+no_programs = str(Path(sys.executable).parent) # as PATH: no bwrap, no podman
+
+@pytest.fixture
+def seen(rlm, scripted, monkeypatch):
+    "Where code ran by the outcome, whether it saw the host's key and a file of the host's, and what was said"
+    def f(*args, **env):
+        key,secret = "sk-recognisable-key-of-this-test",os.path.abspath("notes/monday.txt")
+        with monkeypatch.context() as m:
+            for k,v in dict(env, OPENAI_API_KEY=key).items(): m.setenv(k, v)
+            code,out,err = rlm("ask", "q", "notes", "--json", *args, *scripted([tool_call(tell_all % secret)]))
+        assert code == 0 and key not in err, err
+        o = json.loads(out)
+        return o["shell"],o["answer"][0] == key,o["answer"][1],err
+    return f
+
+@in_sandbox
+def test_auto_takes_the_sandbox(seen):
+    home,key,file,err = seen()
+    assert (home, key, file) == ("sandbox", False, False)
+    assert err.startswith("rlm: code runs in the sandbox (bubblewrap)\n") and err.count("code runs in") == 1
+
+def test_auto_takes_a_process_where_there_is_no_sandbox_and_says_so(seen):
+    home,key,file,err = seen(PATH=no_programs)
+    assert (home, key, file) == ("process", False, True)
+    assert err.startswith("rlm: code runs in a process of its own, with your rights; ")
+    if sys.platform.startswith("linux"): assert "install bubblewrap for a sandbox\n" in err
+
+def test_the_home_is_an_option_and_a_setting(seen):
+    home,key,file,err = seen("--shell", "inprocess", RLM_SHELL="process")
+    assert (home, key, file) == ("inprocess", True, True) and err.startswith("rlm: code runs in this process, with your rights\n")
+    home,key,file,err = seen(RLM_SHELL="process")
+    assert (home, key) == ("process", False) and err.startswith("rlm: code runs in a process of its own, with your rights\n")
+    assert seen(RLM_SHELL="")[0] == strongest()
+
+@pytest.mark.parametrize("home,words", [("attic", "--shell must be 'inprocess'"), ("docker:", "--shell must be"), ("sandbox", "needs bubblewrap"),
+    ("podman:x", "podman is not installed")])
+def test_a_home_that_is_not_there_is_one_sentence(home, words):
+    if home == "sandbox" and not sys.platform.startswith("linux"): words = "needs Linux"
+    p = process("ask", "q", "notes", "--shell", home, "--json", *offline, env=dict(os.environ, PATH=no_programs))
+    out,err = p.communicate(timeout=60)
+    assert p.returncode == 2 and one_sentence(err) and words in err and "shell=" not in err
+    assert words in json.loads(out)["error"] and not Path("logs").exists()
+
+def test_limits_of_a_cell(rlm, scripted):
+    hog = tool_call("try: x = bytearray(400_000_000)\nexcept MemoryError: FINAL('no memory')\nFINAL('much')")
+    assert rlm("ask", "q", "notes", "-q", *scripted([hog]))[:2] == (0, "much\n")
+    if sys.platform.startswith("linux"): assert rlm("ask", "q", "notes", "-q", "--cell-memory", ".2", *scripted([hog]))[:2] == (0, "no memory\n")
+    start = time.monotonic()
+    replies = [tool_call("import time\ntime.sleep(60)"), tool_call("FINAL(context['monday.txt'][:4])")]
+    code,out,err = rlm("ask", "q", "notes", "--cell-seconds", ".5", *scripted(replies))
+    assert (code, out) == (0, "Anna\n") and "1 cell (TimeoutError)" in err and time.monotonic()-start < 20
+
+def test_limits_that_cannot_be_had(rlm):
+    code,out,err = rlm("ask", "q", "notes", "-q", "--shell", "inprocess", "--cell-seconds", "9", *offline)
+    assert (code, out) == (2, "") and one_sentence(err) and "--cell-seconds and --cell-memory go with --shell process" in err
+    for option in ("--cell-seconds", "--cell-memory"):
+        code,out,err = rlm("ask", "q", "notes", option, "0", *offline)
+        assert (code, out) == (2, "") and one_sentence(err) and option in err
+
 # The process, and what code in it can do
 
 mischief = """import os, subprocess, sys, threading, time
@@ -190,11 +264,13 @@ os.write(1, b"write\\n")
 print(os.read(0, 10))
 FINAL("clean")"""
 
-def test_stdout_is_pure_whatever_code_does_and_the_process_ends(scripted):
-    p = process("ask", "q", "-", "notes/monday.txt", *scripted([tool_call(mischief)]), stdin=subprocess.PIPE)
+@pytest.mark.parametrize("home", ["inprocess", "process", pytest.param("sandbox", marks=in_sandbox)])
+def test_stdout_is_pure_whatever_code_does_and_the_process_ends(scripted, home):
+    p = process("ask", "q", "-", "notes/monday.txt", "--shell", home, *scripted([tool_call(mischief)]), stdin=subprocess.PIPE)
     out,err = p.communicate("from a pipe", timeout=40)
     assert (p.returncode, out) == (0, "clean\n"), err
-    for o in ("system", "subprocess", "dunder", "write"): assert f"{o}\n" in err
+    if home == "inprocess":
+        for o in ("system", "subprocess", "dunder", "write"): assert f"{o}\n" in err
 
 def test_a_reader_who_went_away(scripted, monkeypatch, capfd):
     r,w = os.pipe()
@@ -283,11 +359,11 @@ def test_ctrl_c_in_a_pipe(scripted):
 def test_demo(rlm):
     from pydoc_data.topics import topics
     code,out,err = rlm("demo", "--no-log")
-    assert (code, err) == (0, "")
+    assert code == 0 and at_work(err) == "" # once for both runs
     assert "no neural network" in out and out.count("─ answer ─") == 2 and "── step 5 ──" in out
     for _,question,expected in [o for o in DEMO if o[0] in topics][:2]: assert question in out and expected in out
 
 def test_demo_fails_when_an_answer_is_wrong(rlm, monkeypatch):
     monkeypatch.setattr("rlm.cli.DEMO", [("assert", "What does the assert statement do?", "makes coffee")])
     code,out,err = rlm("demo", "--no-log")
-    assert code == 1 and one_sentence(err) and "makes coffee" in err
+    assert code == 1 and one_sentence(at_work(err)) and "makes coffee" in err

@@ -26,7 +26,7 @@ linux = sys.platform == "linux"
 image = os.environ.get("RLM_TEST_IMAGE")
 homes = ["process", "sandbox", f"podman:{image}" if image else "podman"]
 small = dict(memory=300_000_000, processes=32, file_size=10_000_000, open_files=64, output=100_000)
-slack = 8. # seconds by which a cell may be over its limit: interrupts, then a kill, then another process
+slack = 10. # seconds by which a cell may be over its limit: interrupts, then a kill, then another process
 key = "canary-" + secrets.token_hex(16) # the host's secret
 
 
@@ -258,11 +258,12 @@ def tree(root):
     return below
 
 def alive(processes):
-    "Those that are still there; the dead that nobody has collected count"
+    "Those that are still there; the dead count when it is for this process to collect them"
     left = {}
     for pid, born in processes.items():
         with suppress(OSError, IndexError):
-            if int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()[19]) == born: left[pid] = born
+            state, parent, *rest = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
+            if int(rest[17]) == born and (state != b"Z" or int(parent) == os.getpid()): left[pid] = born
     return left
 
 def descriptors():
@@ -282,7 +283,10 @@ def shells(world):
     "The shells of this module; after the last test, that the host is as it was before"
     ScriptedLM(["warm"]).batch(["up"])
     with suppress(launch.SandboxUnavailable):
-        for home in ("process", "sandbox"): new_shell(home).close()
+        for home in ("process", "sandbox"):
+            sh = new_shell(home)
+            sh.run("1")
+            sh.close()
     fds, threads, processes = descriptors(), {*threading.enumerate()}, tree(os.getpid())
     s = Shells()
     yield s
@@ -290,12 +294,12 @@ def shells(world):
     world.reset()
     ours = {world.bystander.pid}
     def left():
-        more = [t.name for t in threading.enumerate() if t not in threads and t.is_alive()]
+        more = [t.name for t in threading.enumerate() if t not in threads and t.is_alive() and t.name != "rlm-call"] # end after ten seconds
         new = [pid for pid in tree(os.getpid()) if pid not in processes and pid not in ours]
         open_fds = [at for fd, at in descriptors().items() if fds.get(fd) != at and at != f"/proc/{os.getpid()}/fd"
                     and not any(at == f"pipe:[{os.fstat(f.fileno()).st_ino}]" for f in (world.bystander.stdin, world.bystander.stdout))]
         return {k: v for k, v in dict(threads=more, processes=new, descriptors=open_fds).items() if v}
-    changed = eventually(left, 12) # threads for calls end by themselves after ten seconds
+    changed = eventually(left)
     assert not changed, "the host is not as it was before"
 
 
@@ -368,9 +372,12 @@ def check_health(attack, sh):
     assert kept, "variables of earlier cells are lost"
     with suppress(Exception): bounded(attack.seconds + slack, sh.resolve, "hostile")
     with suppress(Exception): bounded(attack.seconds + slack, sh.variables)
+    if attack.spoils: return check_result(bounded(attack.seconds + slack, sh.run, "1 + 1"))
     start, r = time.monotonic(), bounded(20, sh.run, "1 + 1")
+    if attack.group == "Channel" and r.error and r.error.name in ("ProcessDied", "TimeoutError"): # found out late
+        start, r = time.monotonic(), bounded(20, sh.run, "1 + 1")
     told = None if r.result == "2" and r.error is None else r.text(2000)
-    assert told is None, f"the next cell does not run: {told}"
+    assert told is None, f"the next cell does not run, or gets the answer of another: {told}"
     assert time.monotonic() - start < 3, "the next cell is slow"
     r = bounded(20, sh.run, "echo('back')")
     told = None if r.result == "'back'" else r.text(2000)
@@ -397,7 +404,36 @@ def test_attack(home, attack, world, shells):
         below = {k: v for k, v in tree(os.getpid()).items() if k not in before}
         if spoilt: shells.drop(home, attack.seconds)
         world.reset()
-    if spoilt: assert not eventually(lambda: alive(below)), "processes outlive their shell"
+    if spoilt:
+        left = eventually(lambda: {k: v for k, v in alive(below).items() if k not in tree(os.getpid())}) # the others' are there
+        assert not left, f"processes outlive their shell: {left}"
+
+def orphans():
+    "Sandboxes of this package that have lost their host"
+    import rlm
+    package, found = str(Path(rlm.__file__).resolve().parent).encode(), set()
+    for p in Path("/proc").glob("[0-9]*") if linux else ():
+        with suppress(OSError, IndexError):
+            command = (p/"cmdline").read_bytes().split(b"\0")
+            if command[0] != b"bwrap" or package not in command: continue
+            if (p/"stat").read_bytes().rpartition(b") ")[2].split()[1] == b"1": found.add(int(p.name))
+    return found
+
+@pytest.mark.parametrize("home", homes[:2])
+def test_a_shell_that_is_closed_while_it_starts_leaves_nothing(home, shells):
+    skip_unless(home)
+    def left():
+        threads = [t.name for t in threading.enumerate() if t not in before and t.is_alive()]
+        sockets = [at for at in descriptors().values() if at.startswith("socket:") and at not in open_before]
+        return {k: v for k, v in dict(threads=threads, sockets=sockets, processes=[o for o in tree(os.getpid()) if o not in known],
+                                       orphans=orphans() - lost_before).items() if v}
+    known, before, open_before, lost_before = tree(os.getpid()).keys(), {*threading.enumerate()}, {*descriptors().values()}, orphans()
+    for i in range(12):
+        sh = new_shell(home)
+        time.sleep((0, 0, .005, .02)[i % 4])
+        sh.close()
+    lost = eventually(left)
+    assert not lost, f"there are still {lost}"
 
 def test_the_table_names_every_attack():
     lines = table().splitlines()
@@ -430,7 +466,8 @@ def spend(home, code, n=5, seconds=6., reply=lambda *a, **kw: "a reply"):
         sh.sub.attach(Trajectory(), Budget(Limits(max_sub_calls=n)))
         r = bounded(seconds + slack + 5, sh.run, f"HOST = dict(marker='', pid={os.getpid()}, ns={{}})\n{data.prelude}\n{code}")
         check_result(r)
-        assert bounded(20, sh.run, "1 + 1").result == "2"
+        after = bounded(20, sh.run, "1 + 1")
+        assert after.result == "2", f"the next cell does not run: {after.text()}"
         return r, lm.requests, sh.sub.trajectory
     finally: bounded(10, sh.close)
 
@@ -457,7 +494,7 @@ for o in (llm_query, llm_query_batched):
 @pytest.mark.parametrize("way", spending)
 @pytest.mark.parametrize("home", homes[:2])
 def test_budgets_hold(home, way, shells):
-    r, requests, trajectory = spend(home, spending[way])
+    r, requests, trajectory = spend(home, spending[way], seconds=2)
     assert len(requests) <= 5 and len(trajectory.subcalls) <= 5
     if way in ("loop", "overwritten", "patched"): assert len(requests) == 5 and "max_sub_calls" in r.stdout, r.text()
 
@@ -469,11 +506,11 @@ def test_a_forged_reply_is_not_recorded(home, shells):
 @pytest.mark.parametrize("home", homes[:2])
 def test_waiting_for_the_host_is_no_way_to_run_for_ever(home, shells):
     "Calls stop the clock; a thread that makes them all the time must not stop it for the others"
-    code = ("def go():\n    for _ in range(100): pause(.25)\nthreading.Thread(target=go, daemon=True).start()\nend = time.time() + 25\n"
+    code = ("def go():\n    for _ in range(100): pause(.25)\nthreading.Thread(target=go, daemon=True).start()\nend = time.time() + 15\n"
             "while time.time() < end: pass\nprint('breach')")
     start = time.monotonic()
-    r, *_ = spend(home, code, seconds=1.5)
-    assert "breach" not in r.stdout and time.monotonic() - start < 1.5 + 2*slack
+    r, *_ = spend(home, code, seconds=1)
+    assert "breach" not in r.stdout and time.monotonic() - start < 1.5 + slack
 
 hostile_arguments = ["'\\ud800'", "float('nan')", "10**10_000", "__import__('functools').reduce(lambda a, _: [a], range(50_000), 1)",
     "'x'*150_000_000", "{1: 2, None: 3}", "{float('nan'): 1}", "object()", "(lambda a: (a.append(a), a)[1])([])", "[0]*2_000_000", "b'x'*1000",
@@ -531,7 +568,7 @@ scripts = dict(
     metadata="from IPython.display import display\ndisplay({'text/plain': s}, metadata={s: s}, raw=True)",
     reprs="class X:\n    def _repr_html_(self): return s\n    def _repr_png_(self): return s\n"
         "    def _repr_mimebundle_(self, **kw): return {s: s, 'text/plain': s}\nX()",
-    forged="send(message(op='done', stdout=s, stderr=s, result=s, error=[s, s, s], elided=0, restored=[s], names=[s], ended=True, "
+    forged="send(message(op='done', id=request(), cells=1, stdout=s, stderr=s, result=s, error=[s, s, s], elided=0, restored=[s], names=[s], ended=True, "
         "displays=[{'o': dict(output_type='display_data', data={'o': {'image/png': s, 'text/html': s}}, metadata={'o': {}})}], final={'o': {s: s}}))")
 
 @pytest.mark.parametrize("home", homes[:2])
@@ -615,12 +652,14 @@ def test_a_cell_has_no_controlling_terminal(home):
 
 # -- As an ordinary user
 
+by_rights = ("Secrets", "Files", "Network", "Processes", "Kernel", "Terminal")
+
 def for_everybody(path):
     "May an ordinary user read `path`?"
     return all(p.stat().st_mode & 5 == 5 for p in [path, *path.parents])
 
-def ordinary_python():
-    "A Python that user 65534 can run, and its path; skips where there is none"
+def ordinary_python(folder):
+    "A Python in `folder` that user 65534 can run, with the packages of this one; skips where there can be none"
     version = f"python3.{sys.version_info[1]}"
     candidates = [Path(o) for o in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}")]
     python = next((o for o in candidates if o.exists() and for_everybody(o.resolve())), None)
@@ -628,22 +667,28 @@ def ordinary_python():
     needed = [here.parent, Path(pytest.__file__).parent.parent]
     for o in needed:
         if not for_everybody(o): pytest.skip(f"an ordinary user may not read {o}")
-    return python, os.pathsep.join(map(str, needed))
+    made = subprocess.run([python, "-m", "venv", "--without-pip", folder/"venv"], capture_output=True, text=True)
+    if made.returncode: pytest.skip(f"{python} makes no virtual environment: {made.stderr[-200:]}")
+    packages = next((folder/"venv").glob("lib/python*/site-packages"))
+    (packages/"tests.pth").write_text("\n".join(map(str, needed)))
+    return folder/"venv"/"bin"/"python"
 
 @pytest.mark.skipif(not linux or os.getuid() != 0, reason="the suite runs as an ordinary user already")
 def test_as_an_ordinary_user():
-    "The tests of the sandbox once more, for user 65534"
+    "What depends on rights once more, for user 65534"
     skip_unless("sandbox")
-    python, path = ordinary_python()
     folder = Path(tempfile.mkdtemp(prefix="rlm-ordinary-"))
     try:
-        for o in (folder, folder/"home", folder/"tmp"):
-            o.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+        python = ordinary_python(folder)
+        for o in (folder/"home", folder/"tmp"):
+            o.mkdir()
             os.chown(o, 65534, 65534)
-        env = dict(PATH=os.environ["PATH"], HOME=f"{folder}/home", TMPDIR=f"{folder}/tmp", PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="1", LANG="C.UTF-8")
-        args = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "sandbox", "--tb=short", "-rs", str(here/"test_security.py")]
-        r = subprocess.run([python, "-m", "pytest", *args], env=env, cwd=here.parent, user=65534, group=65534, extra_groups=[],
+        env = dict(PATH=os.environ["PATH"], HOME=f"{folder}/home", TMPDIR=f"{folder}/tmp", PYTHONDONTWRITEBYTECODE="1", LANG="C.UTF-8")
+        names = [a.name for a in attacks if a.group in by_rights or a.limit]
+        args = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", f"sandbox and ({' or '.join(names)} or controlling or says)", "--tb=short"]
+        r = subprocess.run([python, "-m", "pytest", *args, str(here/"test_security.py")], env=env, cwd=here.parent, user=65534, group=65534, extra_groups=[],
                            capture_output=True, text=True, timeout=300)
         passed = int((re.search(r"(\d+) passed", r.stdout) or [0, 0])[1])
-        assert r.returncode == 0 and passed > len(attacks)*.8, r.stdout[-6000:] + r.stderr[-2000:]
+        assert r.returncode == 0 and passed > len(names)*.8, r.stdout[-6000:] + r.stderr[-2000:]
     finally: shutil.rmtree(folder, ignore_errors=True)
