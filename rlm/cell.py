@@ -212,7 +212,7 @@ def text(self: CellResult,
 # %% ../nbs/05_cell.ipynb #d01e3552
 _ours = globals().get("__file__", "<ipython-input-") # this code itself, as a module or in its notebook
 _hidden = [_ours, codeop.__file__] # and what stands between a cell and Python
-_hidden += [os.path.join(os.path.dirname(_ours), f"{name}.py") for name in ("channel", "live", "quiet")]
+_hidden += [os.path.join(os.path.dirname(_ours), f"{name}.py") for name in ("channel", "live", "quiet", "routing", "shell")]
 _hidden = (*_hidden, *(os.path.dirname(sys.modules[m].__file__) + os.sep for m in ("IPython", "traitlets")))
 
 def _in_cell(frame): return frame.filename.startswith("<cell ")

@@ -212,11 +212,12 @@ def _start_reader(self: Live):
 
 @patch
 def _stop_reader(self: Live):
-    if self.reader is None or not self.forks: return
-    os.write(self.wake[1], b"x")
-    self.reader.join()
-    os.read(self.wake[0], 1)
-    self.reader = None
+    with self.starting: # a thread of the cell may be about to start it
+        if self.reader is None or not self.forks: return
+        os.write(self.wake[1], b"x")
+        self.reader.join()
+        os.read(self.wake[0], 1)
+        self.reader = None
 
 # %% ../nbs/06_live.ipynb #770eebe9
 @patch

@@ -247,7 +247,7 @@ def kill(self:Worker, wait: float=2.):
     if popen is None or os.getpid() != self.owner: return # not from a forked child
     with suppress(OSError, AttributeError): self.socket.shutdown(socket.SHUT_RDWR)
     if self.home == "sandbox": _end(popen)
-    try: _wait(popen, wait/2)
+    try: _wait(popen, wait/4)
     except subprocess.TimeoutExpired:
         if sys.platform == "linux": kill_all(descendants(popen.pid))
         _end(popen)
@@ -289,7 +289,7 @@ class WorkerShell:
         self.home = strongest() if home == "auto" else home
         available(self.home)
         self.limits = limits
-        self.direct = ":" not in self.home and sys.platform != "linux" if direct is None else direct
+        self.direct = self.home == "process" and (sys.platform != "linux" if direct is None else direct)
         self.values, self.calls = {}, Calls({})
         self.late, self.due = [], [] # what was protected after the start, and what of it the worker does not have
         self.worker, self.closed, self._lock, self._news = None, False, threading.RLock(), ""
@@ -598,7 +598,7 @@ def _exchange(self:WorkerShell, worker, message, raw=None):
     if type(now := answer.get("cells")) is int: self.names[now], self.cells = self.names[self.cells], now
     error = answer.get("error")
     if error is not None:
-        try: e = as_error(*map(str, error[:2]))
+        try: e = as_error(*(clip(str(o), 10_000) for o in error[:2]))
         except (TypeError, ValueError): raise ShellError("The worker answered with what is no error") from None
         raise e
     return answer.get("value")

@@ -183,8 +183,9 @@ def _bear(self: Zygote):
         self.live.take_over(live, spare, self.generation)
         if not self.live.called(): self.live.warm()
         self.live.serve()
+        os._exit(0)
     except BaseException: traceback.print_exc() # into the file that the zygote reads when this process is gone
-    finally: os._exit(0)
+    finally: os._exit(1)
 
 # %% ../nbs/06_worker.ipynb #e8eea901
 @patch
