@@ -207,9 +207,9 @@ _engines = dict(docker=("https://docs.docker.com/get-docker", "{{.Server.Version
                 podman=("https://podman.io", "{{.Client.Version}}"))
 
 @_cached_success
-def _engine_problem(engine):
+def _engine_problem(engine, path):
     site, version = _engines[engine]
-    if not shutil.which(engine): return f"{engine} is not installed: see {site}."
+    if not path: return f"{engine} is not installed: see {site}."
     try: tried = _tried([engine, "version", "--format", version])
     except subprocess.TimeoutExpired: return f"{engine} does not answer: is its service running?"
     if tried.returncode: return f"{engine} does not work here ({_said(tried)}): is its service running, and may you use it?"
@@ -222,7 +222,7 @@ def problem(home: str) -> str|None:
     engine, _, image = home.partition(":") if isinstance(home, str) else ("", "", "")
     if home in ("inprocess", "process"): return None
     if home == "sandbox": return _sandbox_problem(shutil.which("bwrap"))
-    if engine in ("docker", "podman") and image: return _engine_problem(engine)
+    if engine in ("docker", "podman") and image: return _engine_problem(engine, shutil.which(engine))
     raise InputError(f"shell must be {HOMES}, not {home!r}")
 
 def available(home: str):

@@ -142,9 +142,8 @@ def _start(self:Worker):
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 10, 0))
         self.channel = Channel(ours.fileno())
     else: self.channel = Channel(popen.stdout.fileno(), popen.stdin.fileno())
-    with self.lock:
-        self.popen = popen
-        if self.dead: _end(popen)
+    with self.lock: self.popen = popen
+    if self.dead: raise ShellError("it was closed") # before `kill` had something to kill
 
 # %% ../nbs/07_sandbox.ipynb #cc662dad
 @patch

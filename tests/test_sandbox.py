@@ -111,7 +111,8 @@ def pythons(sh):
         with suppress(OSError): return b"bwrap" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
     return [pid for pid in processes(sh) if is_python(pid)]
 
-def end(sh): os.kill(sh.worker.popen.pid, signal.SIGKILL)
+def end(sh):
+    with suppress(ProcessLookupError): os.kill(sh.worker.popen.pid, signal.SIGKILL)
 
 def with_token(token):
     "The processes that have `token` in their environment or command line"
@@ -1341,9 +1342,7 @@ def docker(tmp_path, monkeypatch):
     path.write_text(DOCKER.format(log=tmp_path/"log", python=sys.executable, package=launch.package_folder()))
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    launch._engine_problem.cache_clear()
     yield tmp_path/"log"
-    launch._engine_problem.cache_clear()
 
 @on_linux
 def test_a_container_engine(docker, make):
@@ -1375,18 +1374,13 @@ def test_an_engine_that_fails(docker, make):
     with pytest.raises(ShellError, match="Unable to find image") as e: bounded(30, make("docker:image").run, "1")
     assert "docker:image" in str(e.value)
     script_.write_text("#!/bin/sh\necho 'permission denied' >&2\nexit 1\n")
-    launch._engine_problem.cache_clear()
     with pytest.raises(SandboxUnavailable, match="permission denied"): prep_shell("a", shell="docker:image")
 
 def test_a_home_that_is_missing(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    launch._engine_problem.cache_clear()
-    try:
-        for home, has in (("docker:x", "not installed"), ("podman:x", "not installed"), ("sandbox", "bubblewrap" if linux else "Linux")):
-            with pytest.raises(SandboxUnavailable, match=has): prep_shell("a", shell=home)
-        assert launch.strongest() == "process"
-    finally: launch._engine_problem.cache_clear()
-
+    for home, has in (("docker:x", "not installed"), ("podman:x", "not installed"), ("sandbox", "bubblewrap" if linux else "Linux")):
+        with pytest.raises(SandboxUnavailable, match=has): prep_shell("a", shell=home)
+    assert launch.strongest() == "process"
 
 # -- A worker that does not keep to the rules
 
@@ -1480,7 +1474,7 @@ def test_forged(fake, what, monkeypatch):
             assert r.error is None or isinstance(r.error.name, str)
         time.sleep(.2)
         silent = what in ("nothing", "half", "stubborn", "deaf", "calls_many")
-        for f in () if silent else (lambda: sh.run("2"), sh.variables, lambda: sh.resolve("x"), lambda: sh.run("3")):
+        for f in () if silent else (sh.variables, lambda: sh.run("3")):
             try: bounded(30, f)
             except RLMError: pass
             except Exception as e: assert type(e).__module__ in ("rlm.worker", "rlm.channel") or isinstance(e, (NameError, RuntimeError)), repr(e)
