@@ -10,7 +10,7 @@ SETUP   := .ci/setup "$(VENV)" "$(PYTHON)" $(if $(filter file,$(origin PYTHON)),
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-lowest bench prepare export readme check docs setup setup-run clean
+.PHONY: help demo test test-long test-lowest bench prepare export readme check docs setup setup-run clean
 MAKEFLAGS += --no-print-directory
 
 help: ## show this list
@@ -22,6 +22,9 @@ demo: setup-run ## ask the offline model two questions about the Python language
 
 test: setup ## run the tests, the notebooks among them
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-long: setup ## the tests that take minutes, such as hundreds of kills at random moments
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long $(ARGS)
 
 test-lowest: ## the same with the lowest version of every requirement, in an environment of its own
 	@$(MAKE) test VENV=.venv-lowest LOWEST=1

@@ -96,6 +96,8 @@ class Worker:
         self.inbox, self.ready, self.lock, self.dead = queue.SimpleQueue(), threading.Event(), threading.Lock(), False
         self.popen, self.channel, self.failure, self.name, self.out_of_memory = None, None, None, None, 0
         self.owner, self.expects, self.ids = os.getpid(), None, itertools.count(1) # the request whose answer is due
+        # Seconds in which it must be ready: a large context takes its time, and an image may have to be fetched.
+        self.patience = 600 if ":" in home else 30 + sum(map(_size, values.values()))/20e6
         self.folder, self.group = tempfile.mkdtemp(prefix="rlm-"), ControlGroup()
         _workers.add(self)
         self.thread = threading.Thread(target=self._run, daemon=True, name="rlm-worker")
@@ -323,7 +325,7 @@ def _turn(self:WorkerShell):
     try:
         self._catch_up()
         self.start()
-        if not self.worker.ready.wait(600 if ":" in self.home else 60): self.worker.kill() # an image may have to be fetched
+        if not self.worker.ready.wait(self.worker.patience): self.worker.kill()
         if self.worker.failure:
             error, self.worker = self.worker.failure, None
             raise ShellError(f"The worker in {self.home!r} could not be started: {error}")
@@ -348,7 +350,7 @@ def _abandon(self:WorkerShell):
     if got[0] in ("died", "ended"):
         self._note(got)
         self.start()
-        self.worker.ready.wait(60)
+        self.worker.ready.wait(self.worker.patience)
 
 @patch
 def _note(self:WorkerShell, got):
