@@ -4,7 +4,7 @@ The process home is no security boundary, and the suite says so: what an attack 
 `attacks` promises, mostly success, which also proves that the attack works. In the sandbox none may succeed. Where a
 limit cannot be enforced, `guarantees()` has to say that. The suite attacks nothing but what it lays out itself: files,
 a process, listeners on loopback."""
-import ctypes, io, os, platform, re, secrets, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+import ctypes, io, json, os, platform, re, secrets, select, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from concurrent.futures import Future
 from contextlib import suppress
 from html.parser import HTMLParser
@@ -14,12 +14,11 @@ import pytest
 
 import attacks as data
 from attacks import attacks, table
+from rlm import launch
 from rlm.cell import clipped_repr
 from rlm.offline import ScriptedLM
 from rlm.tools import prep_shell
 from rlm.trajectory import Budget, Limits, Trajectory
-
-launch = pytest.importorskip("rlm.launch")
 
 here = Path(__file__).resolve().parent
 linux = sys.platform == "linux"
@@ -439,6 +438,11 @@ def test_the_table_names_every_attack():
     lines = table().splitlines()
     assert len(lines) == len(attacks) + 2 and {o.count("|") for o in lines} == {5}
     assert len({a.name for a in attacks}) == len(attacks)
+
+def test_the_page_has_the_table():
+    "nbs/explanations/attacks.ipynb shows what `table()` gives: put it there when it has changed"
+    cells = json.loads((Path(__file__).parents[1]/"nbs/explanations/attacks.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert table().strip() in "".join(cells[0]["source"])
 
 def test_the_sandbox_says_that_it_holds():
     skip_unless("sandbox")
