@@ -24,6 +24,7 @@ __all__ = ['window', 'stem', 'keywords', 'blocks', 'split_sentences', 'Sentence'
 # %% ../nbs/03_offline.ipynb #df255fd9
 import asyncio, copy, functools, hashlib, inspect, itertools, json, math, re, threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -795,9 +796,10 @@ def _events(response, include_usage=False):
 async def _send(self:Server, request, pieces, pause, content_type):
     out = self._web.StreamResponse(headers={"Content-Type": content_type})
     await out.prepare(request)
-    for o in pieces:
-        if pause: await asyncio.sleep(pause)
-        await out.write(o.encode())
+    with suppress(ConnectionError): # the client has heard enough
+        for o in pieces:
+            if pause: await asyncio.sleep(pause)
+            await out.write(o.encode())
     return out
 
 # %% ../nbs/03_offline.ipynb #510e85fa

@@ -320,7 +320,7 @@ add("write_file", "overwrite a file of the host", r"""
 
 add("write_outside_tmp", "create files outside the private /tmp", r"""
     dirs = ["/", "/usr", "/usr/bin", "/usr/lib", "/usr/local", "/etc", "/var/tmp", "/proc", "/dev", "/run", "/sys", "/home", "/lib64",
-            *HOST["folders"]]
+            *(o for o in HOST["folders"] if not o.startswith("/tmp/"))] # below /tmp the sandbox has a tree of its own
     for o in dirs:
         path = os.path.join(o, HOST["mark"])
         def create():
