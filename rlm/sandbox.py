@@ -98,7 +98,8 @@ class Worker:
         self.owner, self.expects, self.ids = os.getpid(), None, itertools.count(1) # the request whose answer is due
         # Seconds in which it must be ready: a large context takes its time, and an image may have to be fetched.
         self.patience = 600 if ":" in home else 30 + sum(map(_size, values.values()))/20e6
-        self.folder, self.group = tempfile.mkdtemp(prefix="rlm-"), ControlGroup()
+        self.folder = tempfile.mkdtemp(prefix="rlm-") if home == "process" else None # its home directory
+        self.group = ControlGroup()
         _workers.add(self)
         self.thread = threading.Thread(target=self._run, daemon=True, name="rlm-worker")
         self.thread.start()
@@ -137,7 +138,7 @@ def _start(self:Worker):
     both = subprocess.DEVNULL if not self.stdio else theirs if os.name == "posix" else subprocess.PIPE
     how = dict(stdin=both, stdout=both, stderr=subprocess.PIPE, cwd=self.folder, start_new_session=True)
     if not self.stdio: how["pass_fds"] = [theirs.fileno()]
-    env = None if self.name or ":" in self.home else worker_env("/tmp" if self.home == "sandbox" else self.folder)
+    env = None if ":" in self.home else worker_env(self.folder or "/tmp")
     with theirs: popen = spawn(self._command(theirs.fileno()), env=env, **how)
     self.socket = ours
     if os.name == "posix": # nobody reads for ten seconds: an error, not a wait
@@ -152,7 +153,7 @@ def _start(self:Worker):
 def _set_up(self:Worker):
     "Send limits, functions and values"
     if ":" not in self.home: self.group.add(self.popen.pid)
-    limits = vars(self.limits) | dict(nproc=process_limit(self.limits, self.home))
+    limits = vars(self.limits) | dict(nproc=process_limit(self.limits, self.home), folder=self.folder)
     functions = [describe(k, f) for k, f in self.calls.functions.items()]
     self.channel.send(ZYGOTE, dict(op="setup", limits=limits, functions=functions))
     while self.values: self._send_value(*self.values.popitem())
@@ -278,7 +279,7 @@ def _ended(self:Worker, error):
         if self.channel is not None: self.channel.close()
         for f in (self.popen.stderr, self.socket): f.close()
     self.group.close()
-    shutil.rmtree(self.folder, ignore_errors=True)
+    if self.folder: shutil.rmtree(self.folder, ignore_errors=True)
 
 # %% ../nbs/07_sandbox.ipynb #8999839e
 class WorkerShell:

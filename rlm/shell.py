@@ -26,7 +26,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from .cell import UNSET, CellResult, HeadTail, cell_error, clip, clipped_repr, containers, patch, size_of
 from .quiet import EchoShell
-from .routing import Route, cell_sys, current_shell, outside_cell, own_streams, refuse_keyboard
+from .routing import Route, cell_sys, current_shell, own_streams, refuse_keyboard
 
 # %% ../nbs/05_shell.ipynb #7d77a26d
 class _Cell:

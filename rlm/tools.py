@@ -14,10 +14,10 @@ from fastcore.docments import docments
 
 from .cell import CellResult
 from .context import load_context
-from .lm import LM, as_lm, run_sync
 from .launch import ShellLimits
-from .sandbox import WorkerShell
+from .lm import LM, as_lm, run_sync
 from .routing import outside_cell
+from .sandbox import WorkerShell
 from .shell import InProcessShell, Shell
 from .trajectory import Budget, InputError, Subcall, Trajectory
 

@@ -7,7 +7,7 @@ __all__ = ['set_dumpable', 'adopt_orphans', 'descendants', 'kill_all', 'Loader',
            'direct', 'leave_keyring', 'main']
 
 # %% ../nbs/06_worker.ipynb #cf70c8b8
-import ctypes, gc, json, mmap, os, pickle, platform, select, signal, socket, sys, traceback
+import ctypes, gc, json, mmap, os, pickle, platform, select, shutil, signal, socket, sys, traceback
 from contextlib import suppress
 
 from .cell import clip, patch
@@ -311,8 +311,9 @@ def serve(self: Zygote):
 
 @patch
 def finish(self: Zygote):
-    "The host is gone: leave nobody behind"
+    "The host is gone: leave nobody and nothing behind"
     self._clear()
+    if folder := self.loader.limits.get("folder"): shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 # %% ../nbs/06_worker.ipynb #5c5dc000

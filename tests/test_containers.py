@@ -33,7 +33,7 @@ def rootfs(file):
         def plain(t): return None if "__pycache__" in t.name or "/test/" in t.name else t
         tar.add(home, filter=plain)
         for src in (python, *libraries(python, *home.glob("lib-dynload/*.so"))):
-            tar.addfile(info := tar.gettarinfo(os.path.realpath(src), arcname=str(src)), open(os.path.realpath(src), "rb"))
+            with open(os.path.realpath(src), "rb") as f: tar.addfile(tar.gettarinfo(fileobj=f, arcname=str(src)), f)
         link = tarfile.TarInfo("usr/bin/python3")
         link.type, link.linkname = tarfile.SYMTYPE, python.name
         tar.addfile(link)

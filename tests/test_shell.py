@@ -8,7 +8,8 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from rlm import cell as cell_module, shell
 from rlm.cell import UNSET, CellResult, HeadTail, clip, clipped_repr
-from rlm.shell import InProcessShell, current_shell, outside_cell
+from rlm.routing import current_shell, outside_cell
+from rlm.shell import InProcessShell
 
 
 @pytest.fixture
