@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['JOURNAL', 'memory_file', 'read_ends', 'Journal', 'WorkerCells', 'describe', 'stub', 'as_error', 'probe', 'born',
-           'Live', 'only_looks', 'prctl', 'die_with_parent']
+           'Live', 'only_looks', 'stop_timers', 'prctl', 'die_with_parent']
 
 # %% ../nbs/06_live.ipynb #804c25c4
 import ast, builtins, ctypes, inspect, itertools, os, pickle, queue, select, signal, socket, tempfile, threading, time
@@ -338,6 +338,13 @@ def only_looks(code: str) -> bool:
     return plain and all(isinstance(n, (*_looks, ast.Call)) for n in nodes)
 
 # %% ../nbs/06_live.ipynb #a517c8d5
+def stop_timers():
+    "No timer that a cell has set may go off outside it, where its handler could break what is not the cell's"
+    for _ in range(3):
+        try: return [signal.setitimer(t, 0) for t in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)]
+        except AttributeError: return # not on this system
+        except BaseException: pass # one has just gone off
+
 @patch
 def _run(self: Live, code):
     "Run a cell; gives the frame that says what it did"
@@ -347,6 +354,7 @@ def _run(self: Live, code):
     try: r = self.sh.run(code)
     except KeyboardInterrupt as e: r = getattr(e, "cell_result", None) or CellResult(error=cell_error(e))
     except BaseException as e: r = CellResult(error=cell_error(e))
+    stop_timers()
     frame = self.report(r)
     self.busy = False
     return frame
