@@ -337,6 +337,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'rlm.live.prctl': ('live.html#prctl', 'rlm/live.py'),
                           'rlm.live.probe': ('live.html#probe', 'rlm/live.py'),
                           'rlm.live.read_ends': ('live.html#read_ends', 'rlm/live.py'),
+                          'rlm.live.stat_of': ('live.html#stat_of', 'rlm/live.py'),
                           'rlm.live.stop_timers': ('live.html#stop_timers', 'rlm/live.py'),
                           'rlm.live.stub': ('live.html#stub', 'rlm/live.py')},
             'rlm.lm': { 'rlm.lm.Completion': ('lm.html#completion', 'rlm/lm.py'),

@@ -216,7 +216,7 @@ class CellText(str):
         return self
 
 def make_run_repl(
-    sh: InProcessShell,   # from `prep_shell`
+    sh: Shell,            # from `prep_shell`
     max_output: int=5000, # characters the model is shown of one cell, head and tail
     ) -> Callable:
     "The tool `run_repl(python_code)` for `sh`"

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from .cell import clip, patch
 from .channel import (LIVE, MAX_BLOB, SNAPSHOT, ZYGOTE, Channel, ProtocolError, take_frame, to_frame, unpack)
-from .live import JOURNAL, Live, WorkerCells, memory_file, prctl, probe, read_ends
+from .live import JOURNAL, Live, WorkerCells, memory_file, prctl, probe, read_ends, stat_of
 
 # %% ../nbs/06_worker.ipynb #ea1e6af4
 def set_dumpable(yes: bool): prctl(4, int(yes)) # PR_SET_DUMPABLE
@@ -23,7 +23,7 @@ def descendants(root: int) -> list:
     parents = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError, ValueError, IndexError):
-            with open(f"/proc/{pid}/stat", "rb") as f: state, parent = f.read().rpartition(b")")[2].split()[:2]
+            state, parent = stat_of(pid)[:2]
             if state != b"Z": parents.setdefault(int(parent), []).append(int(pid))
     found, todo = [], [root]
     while todo:
@@ -133,8 +133,7 @@ def _cpu(self: Zygote) -> float:
     "Seconds that the live process, and those that it has started, have kept a processor busy"
     ticks = 0
     for pid in (self.pid, *descendants(self.pid)):
-        with suppress(OSError, ValueError, IndexError):
-            with open(f"/proc/{pid}/stat", "rb") as f: ticks += sum(map(int, f.read().rpartition(b")")[2].split()[11:15]))
+        with suppress(OSError, ValueError, IndexError): ticks += sum(map(int, stat_of(pid)[11:15]))
     return ticks/os.sysconf("SC_CLK_TCK")
 
 def _failure(e): return dict(op="failed", error=f"{type(e).__name__}: {clip(str(e), 1000)}")
@@ -164,7 +163,7 @@ def _start(self: Zygote):
     gc.collect()
     gc.freeze() # what the garbage collector never touches stays shared
     self._bear()
-    self.tell(op="ready", pid=os.getpid())
+    self.tell(op="ready")
 
 # %% ../nbs/06_worker.ipynb #7e1d6725
 @patch
