@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm import context as ctx
+from rlm import context as ctx, files
 from rlm.context import *
 from rlm.prompts import describe_context
 from rlm.trajectory import ContextError, InputError, RLMError
@@ -16,7 +16,7 @@ needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipe
 @pytest.fixture(params=["read", "mapped"])
 def way(request, monkeypatch):
     "Both ways a file is read"
-    if request.param == "mapped": monkeypatch.setattr(ctx, "MAP_FROM", 1)
+    if request.param == "mapped": monkeypatch.setattr(files, "MAP_FROM", 1)
     return request.param
 
 def put(folder, files):
@@ -53,15 +53,14 @@ def test_byte_order_marks(tmp_path, way):
     for enc in ("utf-8", "utf-8-sig"): fails(tmp_path/"bad.txt", "byte 0xff at offset 6 is not utf-8", encoding=enc)
 
 @pytest.mark.parametrize("data,words", [(b"caf\xe9", ("0xe9", "offset 3")), (b"a"*70_000 + b"\x80b", ("0x80", "offset 70,000")), (b"ok\xe2\x82", ("0xe2", "offset 2")),
-    (b"\xed\xa0\x80", ("0xed", "offset 0")), (b"abc\0def", ("0x00", "offset 3")), (b"%PDF-1.7\nabc", ("PDF",))])
+    (b"\xed\xa0\x80", ("0xed", "offset 0")), (b"abc\0def", ("0x00", "offset 3"))])
 def test_the_byte_is_named(tmp_path, way, data, words):
     put(tmp_path, {"some.txt": data})
     fails(tmp_path/"some.txt", "some.txt", *words)
-    fails(data, *words)
-    fails(io.BytesIO(data), *words)
+    for o in (data, io.BytesIO(data)): fails(o, *words, encoding="utf-8")
 
 def test_a_failed_read_keeps_no_copy(tmp_path, monkeypatch):
-    monkeypatch.setattr(ctx, "MAP_FROM", 1)
+    monkeypatch.setattr(files, "MAP_FROM", 1)
     put(tmp_path, {"big.txt": b"x"*3_000_000 + b"\xff"})
     with pytest.raises(ContextError) as e: load_context(tmp_path/"big.txt")
     assert e.value.__context__ is None or not isinstance(e.value.__context__, UnicodeError)
@@ -74,11 +73,24 @@ def test_encodings(tmp_path, way):
     fails(tmp_path/"a.txt", "0xe9", "ascii", encoding="ascii")
     fails(tmp_path/"odd.txt", "utf-16", encoding="utf-16-be")
 
+@pytest.mark.parametrize("data", [b"", b"plain", "é\r\n".encode(), b"\xef\xbb\xbfmarked"])
+def test_bytes_that_are_text(data):
+    for o in (data, bytearray(data), io.BytesIO(data)): assert load_context(o) == data.decode("utf-8-sig")
+
+@pytest.mark.parametrize("data", [b"abc\0def", b"%PDF-1.7\nabc", b"GIF89a", "x".encode("utf-16"), b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
+def test_bytes_that_are_no_text_stay_bytes(data):
+    with warnings.catch_warnings(action="error"): assert load_context(data) is data and load_context(io.BytesIO(data)) == data
+
+def test_bytes_in_another_encoding_stay_bytes_with_a_warning():
+    with pytest.warns(ContextWarning, match="kept as bytes: byte 0xe9 at offset 3 is not utf-8"): assert load_context(b"caf\xe9") == b"caf\xe9"
+    with pytest.warns(ContextWarning) as told: load_context(io.BytesIO(b"caf\xe9"))
+    assert told[0].filename == __file__
+
 # Paths
 
 def test_a_string_is_never_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(put(tmp_path, {"a.txt": "secret"}))
-    for o in ("a.txt", "./a.txt", str(tmp_path/"a.txt"), "*.txt", "~", "/etc/hostname", ["a.txt"]): assert load_context(o) is o
+    for o in ("a.txt", "./a.txt", str(tmp_path/"a.txt"), "*.txt", "~", "/etc/hostname", "https://example.com/a.txt", "file:///etc/hostname", ["a.txt"]): assert load_context(o) is o
 
 def test_errors_of_the_file_system(tmp_path):
     os.symlink("self", tmp_path/"self")
@@ -87,6 +99,10 @@ def test_errors_of_the_file_system(tmp_path):
     fails(tmp_path/"dangling", "dangling", "no such file")
     fails(tmp_path/"self", "self", "symbolic links")
     fails(tmp_path/"none*.txt", "no file matches")
+    for o in ("json", "jsonl", "csv", "parquet", "pdf", "xlsx"):
+        fails(tmp_path/f"gone.{o}", f"gone.{o}: no such file")
+        (tmp_path/f"folder.{o}").mkdir()
+        fails(tmp_path/f"folder.{o}", "no file in this folder")
     fails(Path("some text\n"*1000), "…")
     fails(Path("a\0b"), "null")
     fails(put(tmp_path/"file", {"x": "1"})/"x"/"y", "not a directory")
@@ -136,7 +152,7 @@ def test_folders_without_text(tmp_path):
     with pytest.warns(ContextWarning): fails(tmp_path/"binary", "only binary")
 
 def test_binary_files_are_counted_and_named(tmp_path):
-    put(tmp_path, {f"{i}.png": b"\x89PNG\0" for i in range(5)} | {"a.pdf": b"%PDF-1.4 x", "u16.txt": "x".encode("utf-16"), "t.txt": "t"})
+    put(tmp_path, {f"{i}.png": b"\x89PNG\0" for i in range(5)} | {"a.zip": b"PK\3\4\0", "u16.txt": "x".encode("utf-16"), "t.txt": "t"})
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         assert load_context(tmp_path) == {"t.txt": "t"}
@@ -194,7 +210,48 @@ def test_open_files(tmp_path):
 @pytest.mark.parametrize("x", ["text", [1], {}, None, 3, (1, "a"), {"a": Path("b")}, object(), range(3), io.BytesIO])
 def test_other_objects_are_the_context(x): assert load_context(x) is x
 
+# Documents of other libraries
+
+class Paged:
+    def __init__(self, page_content, metadata): self.page_content, self.metadata, self.id = page_content, metadata, None
+
+class Node:
+    def __init__(self, text, metadata): self._text, self.metadata = text, metadata
+    @property
+    def text(self): return self._text
+
+class Moody:
+    @property
+    def text(self): raise RuntimeError("not now")
+    metadata = {}
+
+@pytest.mark.parametrize("kind", [Paged, Node])
+def test_documents_of_other_libraries(kind):
+    docs = [kind("one", dict(source="a.pdf", page=1)), kind("two", {})]
+    assert load_context(docs) == load_context(tuple(docs)) == [dict(text="one", source="a.pdf", page=1), dict(text="two")]
+    assert load_context(docs[0]) == dict(text="one", source="a.pdf", page=1)
+    assert facts(load_context(docs))["fields"] == dict(text="str", source="str", page="int")
+
+@pytest.mark.parametrize("x", [Moody(), Node(3, {}), Node("text", None), Paged, [Paged("a", {}), "text"], {"a": Paged("a", {})}])
+def test_what_is_no_document_stays(x): assert load_context(x) is x
+
+def test_real_documents():
+    documents = pytest.importorskip("langchain_core.documents")
+    assert load_context([documents.Document(page_content="a", metadata=dict(n=1))]) == [dict(text="a", n=1)]
+
 # Facts
+
+def test_fields_of_records():
+    found = facts([dict(id=i, name="x" if i % 3 else None) | ({"rare": 1} if i % 5 == 0 else {}) for i in range(100_000)])
+    assert found["fields"] == dict(id="int", name="str/NoneType") and found["items"] == 100_000
+    secret = "My password is: hunter2 & 'more'"
+    assert "hunter2" not in json.dumps(facts([{secret: secret, "k"*41: 1, "a\nb": 2, 5: 3}]*3)) and "fields" not in facts([{secret: 1}])
+    assert len(facts([{f"c{i}": 1 for i in range(10_000)}])["fields"]) == 20 and "fields" not in facts([{}, 1, "a"])
+
+def test_chat_messages():
+    chat = [dict(role="system", content="Be brief."), dict(role="user", content=[dict(type="text", text="Hi")]), dict(role="assistant", content=None, tool_calls=[{}])]*4
+    assert load_context(chat) is chat and facts(chat)["messages"] == 12 and "fields" not in facts(chat)
+    for o in ([dict(role="user")], [dict(role=1, content="")], [*chat, "text"], []): assert "messages" not in facts(o)
 
 @dataclass
 class Doc:
@@ -308,9 +365,43 @@ def test_tables():
     np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
     frame = pd.DataFrame(dict(name=["Ada", "Alan"], born=[1815, 1912]))
     found = facts(frame)
-    assert found["shape"] == [2, 2] and "Ada" not in json.dumps(found) and "born" not in json.dumps(found)
-    assert describe_context(found) == "`context` is of type DataFrame: shape 2 × 2."
+    assert found["shape"] == [2, 2] and "Ada" not in json.dumps(found) and list(found["fields"]) == ["name", "born"]
+    assert describe_context(found).startswith("`context` is of type DataFrame: shape 2 × 2")
     others = [frame.rename(columns=dict(born="died")), frame.set_index(pd.Index(["a", "b"])), frame.assign(born=[1815, 1913]), frame["name"], frame["born"]]
     assert len({fingerprint(o) for o in [frame, *others]}) == 6 and fingerprint(frame) == fingerprint(frame.copy())
     arrays = [np.arange(6), np.arange(6).reshape(2, 3), np.arange(6.0), np.arange(6)[::-1], np.array(3), np.zeros((0, 4)), np.arange(10**7), np.zeros((1, 10**6)), np.array(["a"], dtype=object)]
     assert len({facts(o)["fingerprint"] for o in arrays}) == len(arrays)
+
+# Preview
+
+@pytest.mark.parametrize("x", zoo(), ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("n", [0, 10, 300, 5000])
+def test_any_object_has_a_preview(x, n): assert len(preview(x, n)) <= n
+
+def test_pieces_of_a_preview_are_where_it_says():
+    context = "".join(f"line {i}\n" for i in range(100_000))
+    places = [o for o in preview(context, 3000).splitlines() if o.startswith("context[")]
+    assert len(places) == 8 and places[0].startswith("context[0:") and places[-1].endswith(f":{len(context)}]:")
+    for o in places: assert eval(o[:-1], dict(context=context)) in preview(context, 3000)
+    assert len(preview(context, 3000)) > 2800 and preview("short") == "context:\nshort"
+    context = {f"{i}.md": f"text {i} "*100 for i in range(1000)}
+    for o in [o for o in preview(context, 2000).splitlines() if o.startswith("context[")]:
+        assert eval(o[:-1], dict(context=context)) in preview(context, 2000)
+    assert "context['0.md'][0:" in preview(context, 2000) and "context['999.md'][0:" in preview(context, 2000)
+
+def test_a_preview_of_much_is_quick_and_small():
+    huge = ["x"*1_000_000]*100 + [list(range(1_000_000))] + [{i: i for i in range(100_000)}] + [set(range(100_000)), b"x"*10_000_000]
+    for o in (huge, huge[100], huge[101], huge[102], "x"*50_000_000, dict(enumerate(huge))):
+        tracemalloc.start()
+        assert 0 < len(preview(o, 2000)) <= 2000
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1_000_000
+
+def test_preview_of_a_data_frame():
+    pd = pytest.importorskip("pandas")
+    for rows in (0, 1, 2, 100, 100_000):
+        frame = pd.DataFrame(dict(a=range(rows), b="x"))
+        shown = preview(frame, 2000)
+        assert len(shown) <= 2000 and (not rows or str(rows-1) in shown)
+    assert "context.iloc[99997:100000]:" in shown
