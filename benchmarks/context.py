@@ -2,7 +2,7 @@
 import sys, time, tracemalloc
 
 from benchmarks.measure import LINE, Row, interleaved, ms
-from rlm.core import run
+from rlm.model import run
 from rlm.offline import ScriptedLM, tool_call
 
 MB = 1_000_000

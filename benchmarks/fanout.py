@@ -2,7 +2,8 @@
 import asyncio, time
 
 from benchmarks.measure import MODEL, Row, interleaved, model_server, seconds
-from rlm.lm import LM, io_loop, litellm_module
+from rlm.io import io_loop
+from rlm.lm import LM, litellm_module
 from rlm.tools import prep_shell
 
 IN_FLIGHT = 64

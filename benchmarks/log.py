@@ -3,7 +3,7 @@ import json, tempfile
 from pathlib import Path
 
 from benchmarks.measure import LINE, Row
-from rlm.core import run
+from rlm.model import run
 from rlm.offline import ScriptedLM, tool_call
 
 CELLS = ["print(len(context))\nprint(context[:20_000])",
@@ -20,6 +20,6 @@ def rows():
         t = run("What is it?", context, ScriptedLM([tool_call(o) for o in CELLS]), sub, log=Path(d)/"run.jsonl")
         assert t.status == "done", t.error
         size = (Path(d)/"run.jsonl").stat().st_size
-    said = len(json.dumps(t.messages()))
+    said = len(json.dumps(t.history))
     what = "3 steps, 21 sub-calls over 100 MB, beside the conversation alone"
     return [Row(what, [size/1000], [said/1000], "KB", "value", target=100)]

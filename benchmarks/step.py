@@ -3,7 +3,7 @@ import asyncio, tempfile, time
 from pathlib import Path
 
 from benchmarks.measure import MODEL, Row, interleaved, model_server, ms, seconds
-from rlm.core import run
+from rlm.model import run
 from rlm.lm import io_loop, litellm_module
 from rlm.offline import tool_call
 from rlm.tools import Tool, make_run_repl, prep_shell

@@ -7,23 +7,26 @@ Modules:
 - `rlm.context`: Turn files, folders and objects into a context, and describe any context without showing it.
 - `rlm.core`: Ask the model, run its code, show it the output, until it ends: written once, without I/O.
 - `rlm.doctor`: `diagnose()` tries where code can run and which models can be reached, and says how to get the rest.
+- `rlm.files`: Read files and folders: text exactly, documents as text, data and pictures as what they are.
 - `rlm.lm`: One model behind one object: synchronous, asynchronous or streamed, retried, counted and safe to call from anywhere.
 - `rlm.offline`: Stand-ins for a language model that need no key and no network: a keyword extractor, scripted replies, a server on loopback.
 - `rlm.prompts`: What a model is told: how to work in the shell, what is in it, and what kind of thing `context` is.
 - `rlm.quiet`: An IPython shell that leaves the process around it alone: it can be made in any program, many times, and forgotten.
+- `rlm.reading`: Find, page, cut, search and cite in texts of any size, with offsets that always point into the original.
 - `rlm.routing`: Gives each cell of model-written code what it printed, and the host what the host printed, however many run at once.
 - `rlm.shell`: Runs one cell of model-written code in a real IPython shell, and returns exactly what that cell printed, showed, raised or answered.
-- `rlm.trajectory`: A run is its log: small typed events, appended to one file, from which everything else is computed."""
+- `rlm.trajectory`: A run is its log: small typed events, appended to one file, from which everything else is computed.
+- `rlm.typed`: What an answer must be, told to a model and checked with messages it can act on."""
 
 __version__ = "0.1.0"
 
 # The docstring above is written by nbdev-export; the rest of this file is written by hand.
 # Each name is imported from its module when it is first used, so that `import rlm` costs nothing.
 _names = dict(
-    trajectory="""Trajectory Limits Usage RLMError InputError ContextError ShellError SandboxUnavailable LimitExceeded LMError LMAuthError
-        LMNotFoundError LMConnectionError LMTimeoutError LMRateLimitError LMContextLengthError LMRequestError
-        LMServerError""",
-    lm="LM", tools="prep_shell make_run_repl", core="run advanced_toolloop")
+    trajectory="""Trajectory Limits Usage RLMError InputError AnswerError ContextError ShellError SandboxUnavailable
+        LimitExceeded LMError LMAuthError LMNotFoundError LMConnectionError LMTimeoutError LMRateLimitError
+        LMContextLengthError LMRequestError LMServerError""",
+    lm="LM", tools="prep_shell make_run_repl", core="advanced_toolloop", result="Result", model="RLM run")
 _module_of = {name: module for module, names in _names.items() for name in names.split()}
 __all__ = list(_module_of)
 

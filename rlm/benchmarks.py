@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .context import load_context
-from .core import run
 from .lm import LM, as_lm
+from .model import RLM
 from .trajectory import Limits, LMContextLengthError, Trajectory, Usage, fmt_cost
 
 # %% ../nbs/14_benchmarks.ipynb #203b1365
@@ -26,6 +26,7 @@ class BenchmarkResult:
     error: str|None=None # one sentence, when there was no answer
     trajectory: Trajectory|None=None # of an RLM's run
 
+    def __getitem__(self, name): return getattr(self, name)
     @property
     def tokens(self) -> int: return self.usage.total_tokens
     @property
@@ -34,17 +35,18 @@ class BenchmarkResult:
         return f"{self.method}: {self.answer!r} · {self.time:.1f} s · {self.tokens:,} tokens · {fmt_cost(self.cost)}"
 
 # %% ../nbs/14_benchmarks.ipynb #84505538
-def as_text(context: Any # as for `rlm.core.run`
+def as_text(context: Any # as for `rlm.model.run`
            ) -> str:
     "A context as one text, with the names or numbers of its parts"
     context = load_context(context)
     if isinstance(context, str): return context
+    if hasattr(context, "to_csv"): return context.to_csv(index=False)
     if isinstance(context, list): context = dict(enumerate(context, 1))
     if not isinstance(context, dict): return str(context)
     return "\n\n".join(f"### {k}\n{v}" for k,v in context.items())
 
 def benchmark_vanilla(
-    context: Any,             # as for `rlm.core.run`
+    context: Any,             # as for `rlm.model.run`
     query: str,               # the question
     model: str|LM,            # such as "openai/gpt-5"
     base_url: str|None=None,  # an OpenAI-compatible endpoint
@@ -57,7 +59,7 @@ def benchmark_vanilla(
 
 # %% ../nbs/14_benchmarks.ipynb #9acf8f3b
 def benchmark_rlm(
-    context: Any,             # as for `rlm.core.run`
+    context: Any,             # as for `rlm.model.run`
     query: str,               # the question
     model: str|LM,            # root model
     base_url: str|None=None,  # an OpenAI-compatible endpoint
@@ -67,5 +69,6 @@ def benchmark_rlm(
     ) -> BenchmarkResult:
     "Ask with the context as a variable"
     start = time.monotonic()
-    t = run(query, context, model, sub_model, base_url=base_url, limits=Limits(max_steps=max_steps), verbose=verbose)
-    return BenchmarkResult("rlm", time.monotonic()-start, t.answer, t.usage, trajectory=t)
+    limits = Limits(max_steps=max_steps)
+    with RLM(model, sub_model, base_url=base_url, limits=limits, verbose=verbose) as rlm: r = rlm.completion(query, context)
+    return BenchmarkResult("rlm", time.monotonic()-start, r.answer, r.usage, trajectory=r.trajectory)

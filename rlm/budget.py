@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from fastcore.basics import patch
 
-from .trajectory import Event, LimitExceeded, Limits, Reply, Subcall, Usage, fmt_cost
+from .trajectory import Event, LimitExceeded, Limits, Reply, Run, Subcall, Usage, fmt_cost
 
 # %% ../nbs/01_budget.ipynb #7753687d
 class Budget:
@@ -20,75 +20,87 @@ class Budget:
         limits: Limits=Limits()): # for everything together
         self.limits,self.usage,self.sub_calls,self.hits = limits,Usage(),0,0
         self.cost = 0. # US dollars, as far as prices are known
-        self._start,self._lock = time.monotonic(),threading.RLock()
-        self._tokens,self._cost = 0,0.     # held for calls that are being made
-        self._replies = 0.                 # seconds of the longest reply so far
+        self._start,self._lock,self._below = time.monotonic(),threading.RLock(),set() # ids of children
+        self._tokens,self._sub_tokens,self._cost = 0,0,0. # held for calls that are being made
+        self.sub_tokens = 0                # of sub-calls and children
+        self._replies,self._step = 0.,(0, 0.) # seconds of the longest step of a root so far, and tokens and dollars
 
     @property
     def seconds(self) -> float: return time.monotonic() - self._start
 
     def add(self, event: Event):
         "Count the usage of `event`, if it has any"
+        if isinstance(event, Run) and event.depth: self._below.add(event.id)
         if not isinstance(event, (Reply, Subcall)): return
         with self._lock:
             self.usage += event.usage
             self.cost += event.usage.cost or 0
             self.hits += getattr(event, "cached", False)
             if isinstance(event, Reply): self._replies = max(self._replies, event.seconds)
+            tokens,cost = event.usage.total_tokens,event.usage.cost or 0
+            if isinstance(event, Subcall) or event.run in self._below: self.sub_tokens += tokens
+            else: self._step = max(self._step[0], tokens),max(self._step[1], cost)
 
 # %% ../nbs/01_budget.ipynb #bd93be06
 @patch
-def _used(self:Budget, tokens=0, cost=0.):
+def _used(self:Budget, tokens=0, cost=0., sub=False):
     "What is used and held, with so much more"
     return dict(max_tokens=self.usage.total_tokens + self._tokens + tokens,
+                max_sub_tokens=self.sub_tokens + self._sub_tokens + tokens if sub else -1,
                 max_cost=self.cost + self._cost + cost, max_seconds=self.seconds)
 
 @patch
 def check(self:Budget,
     tokens: int=0,   # that are about to be sent
-    cost: float|None=0.): # of these, in dollars; `None` where no price is known
+    cost: float|None=0., # of these, in dollars; `None` where no price is known
+    sub: bool=False): # whether it is a call from code, or of a child
     "Raise `LimitExceeded` when tokens, cost or time do not suffice for a further call"
-    with self._lock: now,then = self._used(),self._used(tokens, cost or 0)
+    with self._lock: now,then = self._used(sub=sub),self._used(tokens, cost or 0, sub)
     for name,value in then.items():
         limit = getattr(self.limits, name)
         if limit is not None and (value > limit or now[name] >= limit): raise LimitExceeded(name, value, limit)
 
 @patch
-def check_two(self:Budget, tokens: int=0, cost: float|None=0.):
+def check_two(self:Budget, tokens: int=0, cost: float|None=0., sub: bool=False):
     "As `check`, for a call that is to be followed by another one like it"
-    self.check(2*tokens, 2*(cost or 0))
+    self.check(2*tokens, 2*(cost or 0), sub)
     if self.left() < 2*self._replies:
         raise LimitExceeded("max_seconds", self.seconds + 2*self._replies, self.limits.max_seconds)
 
 @patch
-def hold(self:Budget, tokens: int=0, cost: float|None=0.):
+def hold(self:Budget, tokens: int=0, cost: float|None=0., sub: bool=False):
     "Keep room for a call that starts; raises `LimitExceeded`"
     with self._lock:
-        self.check(tokens, cost)
+        spare = self._step if sub else (0, 0.)
+        self.check(tokens + spare[0], (cost or 0) + spare[1], sub)
         self._tokens,self._cost = self._tokens + tokens, self._cost + (cost or 0)
+        self._sub_tokens += tokens*sub
 
 @patch
-def release(self:Budget, tokens: int=0, cost: float|None=0.):
+def release(self:Budget, tokens: int=0, cost: float|None=0., sub: bool=False):
     "Give up what was held for a call, now that it is counted"
-    with self._lock: self._tokens,self._cost = self._tokens - tokens, self._cost - (cost or 0)
+    with self._lock:
+        self._tokens,self._cost = self._tokens - tokens, self._cost - (cost or 0)
+        self._sub_tokens -= tokens*sub
 
 @patch
 @contextmanager
-def call(self:Budget, tokens: int=0, cost: float|None=0.):
+def call(self:Budget, tokens: int=0, cost: float|None=0., sub: bool=False):
     "Hold room for a call while it is made and counted"
-    self.hold(tokens, cost)
+    self.hold(tokens, cost, sub)
     try: yield
-    finally: self.release(tokens, cost)
+    finally: self.release(tokens, cost, sub)
 
-# %% ../nbs/01_budget.ipynb #ebdf4e6c
+# %% ../nbs/01_budget.ipynb #8bc96c64
 @patch
 def reserve(self:Budget,
-    n: int=1): # how many sub-calls are about to start
+    n: int=1,    # how many sub-calls are about to start
+    spare: int=0): # how many must be left beside them
     "Count `n` sub-calls, or raise `LimitExceeded` and count none"
     with self._lock:
-        self.check()
+        self.check(sub=True)
         limit,wanted = self.limits.max_sub_calls,self.sub_calls + n
-        if limit is not None and wanted > limit: raise LimitExceeded("max_sub_calls", wanted, limit)
+        if limit is not None and wanted + spare > limit: raise LimitExceeded("max_sub_calls", wanted + spare, limit)
         self.sub_calls = wanted
 
 @patch

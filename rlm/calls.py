@@ -11,12 +11,14 @@ import contextvars, inspect, queue, threading, time
 from fastcore.basics import patch
 
 from .cell import clip
-from .lm import run_sync
+from .io import run_sync
 
 # %% ../nbs/07_calls.ipynb #b0d22739
 class Clock:
     "How long a cell has run, without the time in which calls of its own were open"
-    def __init__(self): self.start, self.open, self.since, self.total = time.monotonic(), 0, None, 0.
+    def __init__(self):
+        self.start, self.open, self.since, self.total = time.monotonic(), 0, None, 0.
+        self.stopped = False # was the cell stopped? Then nothing more is begun for it
 
     def count(self, n: int): # 1 when a call begins, -1 when it is over
         self.open, now = self.open + n, time.monotonic()
@@ -44,6 +46,10 @@ class Calls:
     def begin(self):
         "A cell begins: its calls have a new clock, and the caller's context"
         with self.lock: self.clock, self.context = Clock(), contextvars.copy_context()
+
+    def stop(self):
+        "The cell is stopped: calls that have not begun never will"
+        self.clock.stopped = True
 
     def _count(self, n, size, clock):
         with self.lock:
@@ -86,10 +92,14 @@ def _said(e):
     try: return str(e)
     except Exception: return "" # a class of its own, with an error in it
 
+class _Stopped(Exception): "There is no point in beginning a call"
+_Stopped.__name__ = "KeyboardInterrupt" # as the cell is told
+
 @patch
 def _carry_out(self:Calls, message, reply, size, clock):
     serving.set((*serving.get(), self))
     try:
+        if clock.stopped: raise _Stopped("This cell is being stopped.")
         fn = self.functions.get(message["name"])
         if fn is None: raise NameError(f"The host has no function {message['name']!r}")
         value = fn(*message["args"], **message["kwargs"])

@@ -9,9 +9,9 @@ shows a whole run without a key; `rlm doctor` says what works on this machine. E
 # %% auto #0
 __all__ = ['NO_MODEL', 'Question', 'Paths', 'Model', 'SubModel', 'BaseURL', 'MaxSteps', 'Shell', 'CellSeconds', 'CellMemory',
            'Json', 'Quiet', 'LogDir', 'NoLog', 'app', 'Version', 'EXAMPLES', 'DEMO', 'ABOUT_DEMO', 'read_stdin',
-           'read_context', 'say', 'slug', 'log_path', 'streams_kept', 'interrupts', 'exit_code', 'sentence', 'as_json',
-           'check', 'home_for', 'where', 'shell_limits', 'view_on', 'fail', 'report', 'unheard', 'ask_model', 'answer',
-           'rlm', 'ask', 'demo_run', 'demo', 'doctor', 'run_command', 'main']
+           'read_context', 'say', 'streams_kept', 'interrupts', 'exit_code', 'sentence', 'as_json', 'check', 'home_for',
+           'where', 'shell_limits', 'view_on', 'fail', 'report', 'unheard', 'ask_model', 'answer', 'rlm', 'ask',
+           'demo_run', 'demo', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/17_cli.ipynb #7d7d126a
 import atexit, json, os, re, shutil, signal, sys, time, traceback, warnings
@@ -52,32 +52,6 @@ def say(text):
     from rlm.view import visible
     try: print(f"rlm: {visible(text)}", file=sys.stderr, flush=True)
     except (OSError, ValueError): pass # nobody is listening
-
-# %% ../nbs/17_cli.ipynb #53f0dd60
-def slug(text: str, n: int=32 # longest result
-        ) -> str:
-    "`text` as part of a file name"
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    return words if len(words) <= n else words[:n+1].rpartition("-")[0] or words[:n]
-
-# %% ../nbs/17_cli.ipynb #e20333dd
-def log_path(
-    question: str,
-    folder: str|None=None # default: in the platform's state directory
-    ) -> Path:
-    "A new file name for the log of a run; raises `InputError` when the folder cannot be written to"
-    from platformdirs import user_state_path
-    from tempfile import TemporaryFile
-    from rlm.trajectory import InputError
-    folder = Path(folder) if folder else user_state_path("rlm", appauthor=False)/"runs"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder): pass
-    except OSError as e:
-        why,instead = (e.strerror or str(e)).lower(),"choose another folder with --log-dir, or --no-log"
-        raise InputError(f"{folder}: no log can be written here ({why}); {instead}.") from None
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return folder/"-".join(o for o in (stamp, slug(question), f"{os.urandom(4).hex()}.jsonl") if o)
 
 # %% ../nbs/17_cli.ipynb #399aa893
 @contextmanager
@@ -228,8 +202,8 @@ def unheard() -> int: # exit code
 # %% ../nbs/17_cli.ipynb #b1b2086a
 def ask_model(view, question, context, model, log, kwargs):
     "Run, with `view` listening"
-    from rlm.core import run
-    run(question, context, model, log=log, on_event=view, **kwargs)
+    from rlm.model import RLM
+    with RLM(model, on_event=view, **kwargs) as rlm: rlm.completion(question, context, log=log)
 
 # %% ../nbs/17_cli.ipynb #0beca612
 def answer(
@@ -243,16 +217,16 @@ def answer(
     steps: bool|None=None, # steps in full; default: on a terminal
     shell: str="auto",  # where code runs
     told: bool=False,   # where that is has been said before
-    **kwargs            # as for `rlm.core.run`
+    **kwargs            # as for `RLM`
     ) -> tuple:         # trajectory and exit code
     "Ask, show, report"
     from rlm.lm import preload
-    from rlm.trajectory import Trajectory
+    from rlm.trajectory import Trajectory, new_log
     trajectory,error,log,shown = Trajectory(),None,None,False
     try:
         check(question, model)
         home = home_for(shell)
-        log = None if no_log else log_path(question, log_dir)
+        log = None if no_log else new_log(question, log_dir)
         preload()
         context = read()
         if not (quiet or told): say(where(home, shell))

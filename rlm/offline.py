@@ -22,16 +22,17 @@ __all__ = ['window', 'stem', 'keywords', 'blocks', 'split_sentences', 'Sentence'
            'Server', 'serve', 'main']
 
 # %% ../nbs/03_offline.ipynb #df255fd9
-import asyncio, copy, functools, hashlib, inspect, itertools, json, math, re, threading
+import asyncio, copy, functools, hashlib, inspect, itertools, json, math, re
+import socket, struct, threading, time
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastcore.basics import patch
 
 from .lm import LM, litellm_module, run_async
-from .trajectory import InputError, LMError
+from .trajectory import InputError, LMError, Usage
 
 # %% ../nbs/03_offline.ipynb #2baefadd
 @functools.lru_cache(100_000)
@@ -318,6 +319,7 @@ def as_response(
 # %% ../nbs/03_offline.ipynb #f1c26635
 def _deltas(msg):
     yield dict(role="assistant", content="")
+    if thought := msg.get("reasoning_content"): yield dict(reasoning_content=thought)
     for piece in re.findall(r"\s*\S+(?:\s+\Z)?|\s+", _text(msg)): yield dict(content=piece)
     for i,call in enumerate(msg.get("tool_calls") or []):
         fn = call.get("function") or {}
@@ -554,10 +556,10 @@ class ScriptExhausted(LMError):
 @dataclass
 class Fault:
     "A failure of the provider"
-    status: int|str         # HTTP status, or "drop": the connection breaks, or "hang": no answer ever comes
+    status: int|str         # HTTP status, or "hang", "stall", "drop", "reset" or "cut"
     message: str = ""
     headers: dict = field(default_factory=dict) # such as {"Retry-After": "1"}
-    body: str|None = None   # sent instead of an error in OpenAI's shape; with "drop", streamed before the break
+    body: str|None = None   # sent instead of an error in OpenAI's shape; without a status, text that still comes
 
 # %% ../nbs/03_offline.ipynb #c9a1f1ef
 @dataclass
@@ -634,7 +636,7 @@ def _exception(fault, model):
     import httpx
     litellm = litellm_module()
     kw = dict(message=fault.message or f"scripted failure: {fault.status}", model=model, llm_provider="scripted")
-    if fault.status == "drop": return litellm.APIConnectionError(**kw)
+    if isinstance(fault.status, str): return litellm.APIConnectionError(**kw)
     if fault.status == 408: return litellm.Timeout(**kw)
     name = "ContextWindowExceededError" if "context length" in fault.message else _exceptions.get(fault.status)
     if not name: return litellm.APIError(fault.status, **kw)
@@ -661,7 +663,7 @@ async def _request(self:ScriptedLM, messages, stream=False, **params):
     tools = params.pop("tools", None)
     reply,pause = await self.script.reply(messages, tools, **params)
     if isinstance(reply, Fault):
-        if reply.status == "hang": await asyncio.Event().wait()
+        if reply.status in ("hang", "stall"): await asyncio.Event().wait()
         raise _exception(reply, self.model)
     if isinstance(reply, litellm_module().ModelResponse) and not stream: return reply
     response = as_response(reply, self.model, messages, tools)
@@ -672,7 +674,7 @@ class Server:
     "An OpenAI-compatible server on this machine"
     def __init__(self, replies, models=None, api_key=None, latency=0.0, port=0, record=True):
         self.models,self.api_key,self.latency,self.port,self.record = models,api_key,latency,port,record
-        self.in_flight,self.in_flight_max,self._raw = 0,0,[]
+        self.in_flight,self.in_flight_max,self._raw,self._sent,self._ending = 0,0,[],{},0
         self._script = self._lm = self._static = None
         if isinstance(replies, ScriptedLM): self._script = replies.script
         elif isinstance(replies, LM): self._lm = replies
@@ -692,6 +694,31 @@ def base_url(self:Server) -> str:
 def requests(self:Server) -> list:
     "Path, headers and body of every request so far"
     return [dict(path=p, headers=h, body=json.loads(b) if b else None) for p,h,b in list(self._raw)]
+
+# %% ../nbs/03_offline.ipynb #6c1ef416
+@patch(as_prop=True)
+def usage(self:Server) -> dict:
+    "A `Usage` for each model, of the replies that were sent completely"
+    for _ in range(500):
+        if self._ending: time.sleep(0.001)
+    return dict(self._sent)
+
+@patch
+async def _count(self:Server, request, response):
+    "Note that a response has gone out, once it has"
+    while request.transport and request.transport.get_write_buffer_size(): await asyncio.sleep(0.001)
+    if not request.transport or request.transport.is_closing(): return
+    u,model = response.get("usage") or {},response.get("model") or ""
+    cached = (u.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    more = Usage(u.get("prompt_tokens") or 0, u.get("completion_tokens") or 0, cached, calls=1)
+    self._sent[model] = self._sent.get(model, Usage()) + more
+
+@patch
+@contextmanager
+def _end_of(self:Server):
+    self._ending += 1
+    try: yield
+    finally: self._ending -= 1
 
 # %% ../nbs/03_offline.ipynb #50849c87
 @patch
@@ -767,7 +794,7 @@ async def _handle(self:Server, request):
 @patch
 async def _chat(self:Server, request, body):
     if self._static and not self.models and b'"stream":' not in body:
-        return self._web.Response(body=self._body, content_type="application/json")
+        return await self._send_whole(request, self._body, self._static)
     try: params = json.loads(body)
     except ValueError: return self._error(400, "The body is not JSON")
     model,messages = params.pop("model", ""),params.pop("messages", None)
@@ -786,41 +813,68 @@ async def _reply(self:Server, messages, params):
     if self._lm: return await run_async(self._lm._request(messages, **params)),0
     return await self._script.reply(messages, **params)
 
-# %% ../nbs/03_offline.ipynb #e514995c
+# %% ../nbs/03_offline.ipynb #c1e441c7
+@patch
+async def _send_whole(self:Server, request, body, response):
+    out = self._web.Response(body=body, content_type="application/json")
+    with suppress(ConnectionError), self._end_of():
+        await out.prepare(request)
+        await out.write_eof()
+        await self._count(request, response)
+    return out
+
+@patch
+async def _send(self:Server, request, pieces, response=None, pause=0, **headers):
+    "Send in pieces; it ends with them if they are a whole response"
+    out = self._web.StreamResponse(headers={k.replace("_", "-"): v for k,v in headers.items()})
+    *first,last = pieces
+    async def write(o):
+        if pause: await asyncio.sleep(pause)
+        await out.write(o.encode())
+    with suppress(ConnectionError):
+        await out.prepare(request)
+        for o in first: await write(o)
+        with self._end_of():
+            await write(last)
+            if response: await out.write_eof()
+            if response: await self._count(request, response)
+    return out
+
+# %% ../nbs/03_offline.ipynb #510e85fa
 def _events(response, include_usage=False):
     for o in as_chunks(response):
         if o["choices"] or include_usage: yield f"data: {json.dumps(o)}\n\n"
     yield "data: [DONE]\n\n"
 
 @patch
-async def _send(self:Server, request, pieces, pause, content_type):
-    out = self._web.StreamResponse(headers={"Content-Type": content_type})
-    await out.prepare(request)
-    with suppress(ConnectionError): # the client has heard enough
-        for o in pieces:
-            if pause: await asyncio.sleep(pause)
-            await out.write(o.encode())
-    return out
-
-# %% ../nbs/03_offline.ipynb #510e85fa
-@patch
 async def _respond(self:Server, request, response, pause, options):
     if options["stream"]:
-        return await self._send(request, _events(response, options.get("include_usage")), pause, "text/event-stream")
-    if not pause: return self._web.json_response(response)
-    return await self._send(request, re.findall(".{1,64}", json.dumps(response)), pause, "application/json")
+        events = _events(response, options.get("include_usage"))
+        return await self._send(request, events, response, pause, content_type="text/event-stream")
+    text = json.dumps(response)
+    if not pause: return await self._send_whole(request, text.encode(), response)
+    return await self._send(request, re.findall(".{1,64}", text), response, pause, content_type="application/json")
 
 # %% ../nbs/03_offline.ipynb #55c10cd7
 @patch
 async def _fail(self:Server, request, fault):
-    if fault.status == "hang": await asyncio.Event().wait()
-    if fault.status != "drop":
-        kw = dict(status=fault.status, headers=fault.headers)
-        if fault.body is not None: return self._web.Response(text=fault.body, **kw)
-        return self._error(message=fault.message or f"scripted failure: {fault.status}", **kw)
-    if fault.body:
-        begun = list(_events(as_response(fault.body, "scripted")))[:-2]
-        await self._send(request, begun, 0, "text/event-stream")
+    if isinstance(fault.status, str): return await self._break_off(request, fault)
+    kw = dict(status=fault.status, headers=fault.headers)
+    if fault.body is not None: return self._web.Response(text=fault.body, **kw)
+    return self._error(message=fault.message or f"scripted failure: {fault.status}", **kw)
+
+# %% ../nbs/03_offline.ipynb #877285a9
+@patch
+async def _break_off(self:Server, request, fault):
+    response = as_response(fault.body or "", "scripted")
+    if fault.status == "cut":
+        text = json.dumps(response)
+        await self._send(request, [text[:len(text)//2]], content_type="application/json", content_length=str(len(text)))
+    elif fault.body: await self._send(request, list(_events(response))[:-2], content_type="text/event-stream")
+    if fault.status in ("hang", "stall"): await asyncio.Event().wait()
+    if fault.status == "reset":
+        sock = request.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     request.transport.abort()
     return self._web.Response()
 

@@ -6,8 +6,8 @@
 __all__ = ['form_of', 'pieces', 'put', 'write_all', 'sealed_file', 'Worker', 'WorkerShell', 'cell_result']
 
 # %% ../nbs/07_sandbox.ipynb #56faae04
-import asyncio, contextvars, itertools, json, os, pickle, queue, select, shutil, signal, socket, struct, subprocess, sys
-import tempfile, threading, time, weakref
+import asyncio, contextvars, itertools, json, os, pickle, queue, re, select, shutil, signal, socket, struct, subprocess
+import sys, tempfile, threading, time, weakref
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -90,7 +90,9 @@ class Worker:
         limits: ShellLimits,
         values: dict,  # what the shell holds: texts and bytes, and descriptors of files in memory for all else
         calls: Calls,
-        direct: bool): # without supervisor and snapshots, as on macOS and Windows
+        direct: bool,  # without supervisor and snapshots, as on macOS and Windows
+        offload: int|None=None): # output of more characters is kept in a variable
+        self.offload, self.room = offload, 0 # `room`: characters that the current cell may still send as it prints
         self.home, self.limits, self.values, self.calls, self.direct = home, limits, values, calls, direct
         self.stdio = ":" in home or os.name == "nt"
         self.inbox, self.ready, self.lock, self.dead = queue.SimpleQueue(), threading.Event(), threading.Lock(), False
@@ -104,16 +106,18 @@ class Worker:
         self.thread = threading.Thread(target=self._run, daemon=True, name="rlm-worker")
         self.thread.start()
 
-    def _run(self):
-        error = None
-        try:
-            self._start()
-            self._set_up()
-            while True: self._on_frame(*self.channel.receive())
-        except (EOFError, ConnectionError): error = ShellError(self._last_words())
-        except ProtocolError as e: error = ShellError(f"it sent what it must not send ({e})")
-        except Exception as e: error = e if isinstance(e, ShellError) else ShellError(f"{type(e).__name__}: {e}")
-        finally: self._ended(error)
+# %% ../nbs/07_sandbox.ipynb #8187f563
+@patch
+def _run(self:Worker):
+    error = None
+    try:
+        self._start()
+        self._set_up()
+        while True: self._on_frame(*self.channel.receive())
+    except (EOFError, ConnectionError): error = ShellError(self._last_words())
+    except ProtocolError as e: error = ShellError(f"it sent what it must not send ({e})")
+    except Exception as e: error = e if isinstance(e, ShellError) else ShellError(f"{type(e).__name__}: {e}")
+    finally: self._ended(error)
 
 # %% ../nbs/07_sandbox.ipynb #49e9ec39
 @patch
@@ -154,6 +158,7 @@ def _set_up(self:Worker):
     "Send limits, functions and values"
     if ":" not in self.home: self.group.add(self.popen.pid)
     limits = vars(self.limits) | dict(nproc=process_limit(self.limits, self.home), folder=self.folder)
+    limits["offload"] = self.offload
     functions = [describe(k, f) for k, f in self.calls.functions.items()]
     self.channel.send(ZYGOTE, dict(op="setup", limits=limits, functions=functions))
     while self.values: self._send_value(*self.values.popitem())
@@ -192,10 +197,25 @@ def _on_frame(self:Worker, kind, head, blob):
     elif kind == ZYGOTE and op in ("died", "probed", "cpu") and self.inbox.qsize() < 1000:
         self.inbox.put((op, message, bytes(blob)))
     elif kind == LIVE and op == "call": self._call(message, len(head) + len(blob))
+    elif kind == LIVE and op == "output": self._output(message)
     elif kind == LIVE and op in ("done", "value") and message.get("id") == self.expects is not None:
         self.expects = None
         self.inbox.put((op, message, None))
     else: raise ProtocolError(f"an unknown message {str(op)[:40]!r}")
+
+# %% ../nbs/07_sandbox.ipynb #55ebd991
+_too_much = 10_000_000 # characters: threads of a cell may well miscount by some
+
+@patch
+def _output(self:Worker, m):
+    "Take over what a cell has printed"
+    parts = m.get("parts")
+    def ok(p): return type(p) is list and len(p) == 2 and p[0] in ("stdout", "stderr") and type(p[1]) is str
+    if type(parts) is not list or not all(map(ok, parts)): raise ProtocolError("malformed output")
+    self.room -= sum(len(o) for _, o in parts)
+    if self.room < -_too_much: raise ProtocolError("far more output than was asked for")
+    wanted = self.room >= 0 and m.get("id") == self.expects is not None
+    if wanted and self.inbox.qsize() < 1000: self.inbox.put(("output", parts, None))
 
 # %% ../nbs/07_sandbox.ipynb #843d6474
 @patch
@@ -287,10 +307,12 @@ class WorkerShell:
     def __init__(self,
         home: str="process",  # "process", "sandbox", "docker:IMAGE", "podman:IMAGE", "auto": the strongest there is
         limits: ShellLimits=ShellLimits(),
-        direct: bool|None=None): # without supervisor and snapshots; default: only on macOS and Windows
+        direct: bool|None=None,  # without supervisor and snapshots; default: only on macOS and Windows
+        offload: int|None=None): # output of more characters is kept in a variable; default: none is
         self.home = strongest() if home == "auto" else home
         available(self.home)
-        self.limits = limits
+        self.limits, self.offload, self.results = limits, offload, 0 # `results`: highest number of such a variable
+        self.on_output = None # called with "stdout" or "stderr", and a text, while a cell runs
         self.direct = self.home == "process" and (sys.platform != "linux" if direct is None else direct)
         self.values, self.calls = {}, Calls({})
         self.late, self.due = [], [] # what was protected after the start, and what of it the worker does not have
@@ -299,19 +321,21 @@ class WorkerShell:
 
     def __repr__(self): return f"WorkerShell({self.home!r})"
 
-    def start(self):
-        "Start the worker without waiting for it; raises `ContextError` for a value that cannot be sent"
-        if self.closed: raise RuntimeError("This shell is closed.")
-        if self.worker is not None: return
-        values = {}
-        try:
-            for k, v in self.values.items(): values[k] = v if form_of(v) != "pickle" else sealed_file(v, k)
-        except BaseException:
-            _close_files(values)
-            raise
-        self.worker = worker = Worker(self.home, self.limits, values, self.calls, self.direct)
-        self.cells, self.names, self.due = 0, {0: []}, []
-        self._finalizer = weakref.finalize(self, worker.kill)
+# %% ../nbs/07_sandbox.ipynb #cc9d4516
+@patch
+def start(self:WorkerShell):
+    "Start the worker without waiting for it; raises `ContextError` for a value that cannot be sent"
+    if self.closed: raise RuntimeError("This shell is closed.")
+    if self.worker is not None: return
+    values = {}
+    try:
+        for k, v in self.values.items(): values[k] = v if form_of(v) != "pickle" else sealed_file(v, k)
+    except BaseException:
+        _close_files(values)
+        raise
+    self.worker = worker = Worker(self.home, self.limits, values, self.calls, self.direct, self.offload)
+    self.cells, self.names, self.due = 0, {0: []}, []
+    self._finalizer = weakref.finalize(self, worker.kill)
 
 # %% ../nbs/07_sandbox.ipynb #5bb73c50
 @patch
@@ -387,9 +411,9 @@ class _Watch:
 
 # %% ../nbs/07_sandbox.ipynb #bb86d2e5
 @patch
-def _request(self:WorkerShell, worker, message, raw=None):
+def _request(self:WorkerShell, worker, message, raw=None, tell=None):
     "Send a request and wait: what the worker says, and why it was stopped if it was, `time` or `interrupt`"
-    worker.expects = next(worker.ids)
+    worker.expects, worker.room = next(worker.ids), 0 if tell is None else self.limits.output
     self.calls.begin()
     try: number = worker.channel.send(LIVE, message | dict(id=worker.expects), raw=raw)
     except (OSError, ValueError):
@@ -400,8 +424,9 @@ def _request(self:WorkerShell, worker, message, raw=None):
     while not watch.over():
         try:
             got = worker.inbox.get(timeout=watch.pause())
-            if got[0] == "stop": return self._stop(worker), "interrupt"
+            if got[0] == "stop": return self._stop(worker, got[1]), "interrupt"
             if got[0] == "cpu": watch.note(got[1])
+            elif got[0] == "output": _tell(tell, got[1])
             elif got[0] == "died" and not _concerns(got, number): self._note(got)
             elif got[0] != "probed":
                 worker.expects = None
@@ -410,6 +435,11 @@ def _request(self:WorkerShell, worker, message, raw=None):
         except KeyboardInterrupt: return self._stop(worker), "interrupt"
     return self._stop(worker), "time"
 
+# %% ../nbs/07_sandbox.ipynb #6dc3399f
+def _tell(tell, parts):
+    for part in parts:
+        with suppress(Exception): tell(*part) # errors of the listener are not the cell's
+
 def _concerns(got, number):
     "Has a process that died taken the frame of this number along?"
     taken = got[1].get("taken")
@@ -417,13 +447,14 @@ def _concerns(got, number):
 
 # %% ../nbs/07_sandbox.ipynb #02acbf85
 @patch
-def _stop(self:WorkerShell, worker):
-    "Interrupt, then kill, then give up on the worker"
-    got = None
+def _stop(self:WorkerShell, worker, patience=2.):
+    "Interrupt for `patience` seconds, then kill, then give up on the worker"
+    got, until = None, time.monotonic() + patience
+    self.calls.stop()
     try:
-        for _ in range(8):
+        while not got and (left := until - time.monotonic()) > 0:
             worker.control("signal")
-            if got := _next(worker, .25): break
+            got = _next(worker, min(left, .25))
     except KeyboardInterrupt: pass # asked twice
     if not got:
         worker.control("kill")
@@ -434,7 +465,7 @@ def _stop(self:WorkerShell, worker):
 
 def _next(worker, seconds):
     with suppress(queue.Empty):
-        while (got := worker.inbox.get(timeout=seconds))[0] in ("stop", "probed", "cpu"): pass
+        while (got := worker.inbox.get(timeout=seconds))[0] in ("stop", "probed", "cpu", "output"): pass
         return got
 
 # %% ../nbs/07_sandbox.ipynb #4b2390c4
@@ -484,6 +515,7 @@ def cell_result(m: dict) -> CellResult:
         r = CellResult(is_(m["stdout"], str), is_(m["stderr"], str), is_(m["result"], str, type(None)),
                        [_display(d) for d in is_(m["displays"], list)[:101]], error, 0., is_(m["elided"], int),
                        restored=tuple(texts(m["restored"], 1000)))
+        if (kept := m.get("kept")) is not None: r.kept = re.fullmatch(r"_result_[0-9]{1,9}", kept)[0]
         if m["ended"]: r.final = m["final_text"] if "final_text" in m else m["final"]
         return r
     except (KeyError, TypeError, ValueError, AttributeError) as e: raise ProtocolError(f"not a result: {e}") from None
@@ -504,6 +536,7 @@ def _settle(self:WorkerShell, got, why) -> CellResult:
             r, names, now = cell_result(got[1]), [str(k) for k in got[1]["names"]], got[1]["cells"]
             if type(now) is not int: raise ProtocolError("no number of cells")
             self.cells = now
+            if r.kept: self.results = max(self.results, int(r.kept.rpartition("_")[2]))
             self.names = dict(list(self.names.items())[-1000:]) | {0: [], self.cells: names}
             r.stdout, r.stderr = (clip(o, self.limits.output + 100) for o in (r.stdout, r.stderr))
             if why == "time" and not r.ended: r.error = _timed_out(self.limits.seconds, r.error)
@@ -540,9 +573,15 @@ def run(self:WorkerShell,
     code: str # one cell: Python, magics, `!cmd`, top-level `await`
 ) -> CellResult:
     "Run `code` as one cell. `KeyboardInterrupt` is passed on, with what the cell had done as its `cell_result`"
-    start = time.perf_counter()
+    return self._run(code)
+
+@patch
+def _run(self:WorkerShell, code, given_up=lambda: False):
+    start, tell = time.perf_counter(), self.on_output
     with self._turn() as worker:
-        got, why = self._request(worker, dict(op="run", code=code))
+        if given_up(): return CellResult() # while the worker was being started
+        request = dict(op="run", code=code, heard=tell is not None, results=self.results)
+        got, why = self._request(worker, request, tell=tell)
         r = self._settle(got, why)
         r.stderr, self._news = self._news + r.stderr, ""
     r.seconds = time.perf_counter() - start
@@ -556,14 +595,14 @@ def run(self:WorkerShell,
 async def arun(self:WorkerShell,
     code: str # one cell, as for `run`
 ) -> CellResult:
-    "`run`, while the event loop goes on. To cancel it interrupts the cell"
+    "`run`, while the event loop goes on. To cancel it interrupts the cell, and takes less than a second"
     done, begun, given_up = Future(), threading.Event(), threading.Event()
     if self.calls in serving.get(): raise RuntimeError("This shell is running the cell that calls this function.")
     def work():
         try:
             with self._lock:
                 begun.set()
-                done.set_result(CellResult() if given_up.is_set() else self.run(code))
+                done.set_result(CellResult() if given_up.is_set() else self._run(code, given_up.is_set))
         except BaseException as e: done.set_exception(e)
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(work,), daemon=True, name="rlm-arun").start()
@@ -574,18 +613,22 @@ async def arun(self:WorkerShell,
         given_up.set()
         e.cell_result = CellResult()
         if not begun.is_set(): raise # another cell is running, which is not to be interrupted
-        while not done.done():
-            self.interrupt()
-            await asyncio.wait([waiting], timeout=.25)
+        until = time.monotonic() + .9
+        while not done.done() and (left := until - time.monotonic()) > 0:
+            self.interrupt(.5)
+            await asyncio.wait([waiting], timeout=min(left, .25))
+        if not done.done(): raise # the thread goes on, and kills what has to be killed
         error = done.exception()
         e.cell_result = getattr(error, "cell_result", None) or CellResult() if error else done.result()
         raise
 
 # %% ../nbs/07_sandbox.ipynb #e3097a2c
 @patch
-def interrupt(self:WorkerShell):
+def interrupt(self:WorkerShell,
+    patience: float=2. # seconds after which its process is killed
+):
     "End the running cell as Ctrl-C does; from any thread"
-    if (worker := self.worker) is not None: worker.inbox.put(("stop", None, None))
+    if (worker := self.worker) is not None: worker.inbox.put(("stop", patience, None))
 
 # %% ../nbs/07_sandbox.ipynb #df7a5257
 @patch

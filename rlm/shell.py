@@ -8,7 +8,7 @@ and keeps them there; `FINAL(value)` in a cell ends it with an answer."""
 
 # %% auto #0
 __all__ = ['CellShell', 'DisplayShell', 'FigureShell', 'NameShell', 'FinalAnswer', 'model_functions', 'AnswerShell',
-           'run_command', 'CommandShell', 'LoopShell', 'InProcessShell', 'Guarantees', 'Shell']
+           'ResultShell', 'run_command', 'CommandShell', 'LoopShell', 'InProcessShell', 'Guarantees', 'Shell']
 
 # %% ../nbs/05_shell.ipynb #533b0c96
 import base64, codecs, contextvars, io, linecache, opcode, os, queue, re, signal, subprocess, sys, threading, time
@@ -24,9 +24,11 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.formatters import PlainTextFormatter
 from IPython.core.interactiveshell import InteractiveShell
 
-from .cell import UNSET, CellResult, HeadTail, cell_error, clip, clipped_repr, containers, patch, size_of
+from .cell import (UNSET, CellResult, HeadTail, bytes_of, cell_error, clip, clipped_repr, containers, patch,
+                      size_of)
 from .quiet import EchoShell
-from .routing import Route, cell_sys, current_shell, own_streams, refuse_keyboard
+from .reading import page, reading_functions
+from .routing import Route, cell_sys, current_shell, outside_cell, own_streams, refuse_keyboard
 
 # %% ../nbs/05_shell.ipynb #7d77a26d
 class _Cell:
@@ -38,7 +40,7 @@ class _Cell:
 
 class CellShell(EchoShell):
     "Runs one cell at a time and returns what it did"
-    closed = False
+    closed, on_output = False, None # `on_output`: called with "stdout" or "stderr", and a text, while a cell runs
 
     def __init__(self,
         keep: int = 1_000_000 # characters kept of a cell's stdout, and of its stderr
@@ -46,6 +48,7 @@ class CellShell(EchoShell):
         self.keep, self._route = keep, Route(self, _Cell(keep))
         self._lock, self._cell_thread = threading.RLock(), None
         self._quiet = False # does `run` collect what the current cell does?
+        self._left = weakref.WeakSet() # threads of cells that were left behind
         super().__init__()
         self.set_hook("editor", refuse_keyboard)
 
@@ -54,6 +57,7 @@ class CellShell(EchoShell):
         self._hide(exit=_Exit(), quit=_Exit(), display=display, __streams__=cell_sys)
 
     _cell = property(lambda self: self._route.cell, lambda self, cell: setattr(self._route, "cell", cell))
+    def _gone(self): return bool(self._left) and threading.current_thread() in self._left
 
 # %% ../nbs/05_shell.ipynb #9609ac9b
 @patch
@@ -61,11 +65,13 @@ def _rewritten(self: CellShell, nodes, source): return own_streams(nodes, source
 
 @patch
 def _echo(self: CellShell, value):
+    if self._gone(): return
     if self._quiet: self._cell.result = clipped_repr(value)
     else: EchoShell._echo(self, value)
 
 @patch
 def _tell(self: CellShell, error):
+    if self._gone(): return
     if self._quiet: self._cell.failed = error
     else: EchoShell._tell(self, error)
 
@@ -128,6 +134,22 @@ def _noting_interrupts(cell):
     try: yield
     finally: signal.signal(signal.SIGINT, default)
 
+# %% ../nbs/05_shell.ipynb #6b6657dc
+@patch
+def _listen(self: CellShell, cell):
+    "Pass on what `cell` prints to `on_output`"
+    tell, room = self.on_output, self.keep
+    if tell is None: return
+    def hear(name, text):
+        nonlocal room
+        room, text = max(room - len(text), 0), text[:room]
+        if not text: return
+        with outside_cell(), suppress(Exception): tell(name, text)
+    for name in ("stdout", "stderr"):
+        stream = getattr(cell, name)
+        stream.heard = partial(hear, name)
+        if stream.size: hear(name, stream.getvalue()) # of threads, between two cells
+
 # %% ../nbs/05_shell.ipynb #58a0031a
 @patch
 def _run(self: CellShell, code):
@@ -137,6 +159,7 @@ def _run(self: CellShell, code):
     with self._in_cell(), _noting_interrupts(cell):
         try:
             self._begin(code)
+            self._listen(cell)
             done = InteractiveShell.run_cell(self, code, store_history=True)
             errors = done.error_before_exec, done.error_in_exec, cell.failed
             error = next((e for e in errors if e is not None), None)
@@ -199,6 +222,7 @@ class DisplayShell(CellShell):
 
     def _echo(self, value):
         "Show the value of the last expression, and keep it as `_` unless the model uses that name"
+        if self._gone(): return
         if self.user_ns.get("_", self._last) is self._last: self.user_ns["_"] = self._last = value
         formats = self.display_formatter
         if type(value) in _plain: data, meta = {"text/plain": formats.formatters["text/plain"](value)}, {}
@@ -256,6 +280,8 @@ class NameShell(FigureShell):
         self._protected = {}
         super().__init__(keep)
 
+    def _kept(self): return {}
+
     def _result(self, cell, error, seconds):
         r = super()._result(cell, error, seconds)
         r.restored = tuple(k for k, v in self._protected.items() if self.user_ns.get(k, UNSET) is not v)
@@ -293,21 +319,78 @@ def resolve(self: NameShell, name: str) -> Any:
     there = f"There are: {there}." if there else "You have set none yet."
     raise NameError(f"There is no variable {clipped_repr(name, 80)}. {there}")
 
-# %% ../nbs/05_shell.ipynb #66bba97a
+# %% ../nbs/05_shell.ipynb #77c490f3
+def _in_bytes(n):
+    for unit in ("bytes", "kB", "MB"):
+        if n < 1000: break
+        n /= 1000
+    else: unit = "GB"
+    return f"{n:.3g} {unit}"
+
+@patch
+def memory_status(self: NameShell, most: int = 50) -> str:
+    "About how many bytes each of the model's variables takes, the `most` largest first"
+    sizes = {k: bytes_of(v) for k, v in self._own().items()}
+    kept, total = self._kept(), f"total: {_in_bytes(sum(sizes.values()))} in {len(sizes):,} variables"
+    rows = sorted(sizes, key=sizes.get, reverse=True)
+    def told(k): return f"{k}: {size_of(self.user_ns.get(k))}, {_in_bytes(sizes[k])}" + ", kept output"*(k in kept)
+    return "\n".join([*map(told, rows[:most]), *[f"and {len(rows) - most:,} more"]*(len(rows) > most), total])
+
+# %% ../nbs/05_shell.ipynb #94fd811c
+@patch
+def _named(self: NameShell, o):
+    "The names that are meant by `o`, a name or an object"
+    own = self._own()
+    if isinstance(o, str) and o in own: return [o]
+    if names := [k for k, v in own.items() if v is o]: return names
+    name = o if isinstance(o, str) else size_of(o)
+    if name not in self._protected: name = next((k for k, v in self._protected.items() if v is o), name)
+    if name in self._protected: raise ValueError(f"{name} belongs to the shell and cannot be forgotten.")
+    self.resolve(name) # raises, and says what there is
+    return [name]
+
+@patch
+def forget(self: NameShell, *names) -> str:
+    "Delete variables of the model's; says what was freed. Raises `NameError`, and `ValueError` for protected names"
+    found = {k: self.user_ns.get(k) for o in names for k in self._named(o)}
+    size, seen = 0, set()
+    for k, v in found.items():
+        size += bytes_of(v, seen=seen)
+        del self.user_ns[k]
+        if self.user_ns.get("_") is v: self._last = self.user_ns.pop("_") and None
+    return f"forgot {', '.join(found) or 'nothing: name variables'}, about {_in_bytes(size)}"
+
+# %% ../nbs/05_shell.ipynb #fa2b4589
 class FinalAnswer(BaseException): "Raised by FINAL to end its cell; the answer is kept with the cell"
 
 class _Text(str):
     "A text that is echoed as it is"
     def __repr__(self): return str(self)
 
+@patch
+def _answered(self: NameShell, value):
+    "Record the answer of the current cell; the first one counts"
+    if self._gone() or self._cell.final is not UNSET: return
+    self._check(value)
+    self._cell.final = value
+
+@patch
+def _check(self: NameShell, value):
+    "Raise what the host has against an answer"
+    if (check := self._protected.get("check_answer")) is None: return
+    try: from rlm.typed import plain
+    except ImportError: return check(value) # in a container there is not all that it needs
+    check(plain(value))
+
+# %% ../nbs/05_shell.ipynb #66bba97a
 def model_functions(
     ref: Callable = lambda: None # gives the shell they work for
 ) -> dict:
-    "FINAL, FINAL_VAR and SHOW_VARS of one shell"
+    "FINAL, FINAL_VAR, SHOW_VARS, memory_status and forget of one shell"
     def FINAL(value):
         "End with `value` as the answer."
         sh = ref()
-        if sh._cell.final is UNSET: sh._cell.final = value
+        sh._answered(value)
         raise FinalAnswer if threading.get_ident() == sh._cell_thread else SystemExit # ends a thread without a word
 
     def FINAL_VAR(name):
@@ -320,14 +403,23 @@ def model_functions(
         "List your variables, with type and size."
         return _Text("\n".join(f"{k}: {v}" for k, v in ref().variables().items()) or "no variables yet")
 
-    return dict(FINAL=FINAL, FINAL_VAR=FINAL_VAR, SHOW_VARS=SHOW_VARS)
+    def memory_status():
+        "What your variables weigh, largest first."
+        return _Text(ref().memory_status())
+
+    def forget(*names):
+        "Delete variables, by name."
+        return _Text(ref().forget(*names))
+
+    return {f.__name__: f for f in (FINAL, FINAL_VAR, SHOW_VARS, memory_status, forget)}
 
 # %% ../nbs/05_shell.ipynb #f7f82499
 class AnswerShell(NameShell):
     "Gives a model its ways to end"
     def __init__(self, keep: int = 1_000_000):
         super().__init__(keep)
-        self.protect(**model_functions(weakref.ref(self)))
+        ref = weakref.ref(self)
+        self.protect(**model_functions(ref), **reading_functions(ref))
         self._fresh_answer()
 
     def _fresh_answer(self): self.user_ns["answer"] = {"content": None, "ready": False}
@@ -335,6 +427,13 @@ class AnswerShell(NameShell):
     def _begin(self, code):
         super()._begin(code)
         if "answer" not in self.user_ns or self._ready() is not None: self._fresh_answer()
+
+    def _end(self):
+        super()._end()
+        if self._cell.final is not UNSET or (answer := self._ready()) is None: return
+        answer["ready"] = False # unless it passes
+        self._check(answer.get("content"))
+        answer["ready"] = True
 
     def _result(self, cell, error, seconds):
         final, ready = cell.final, self._ready()
@@ -344,11 +443,56 @@ class AnswerShell(NameShell):
         r.final = final if final is not UNSET or ready is None else ready.get("content")
         return r
 
+# %% ../nbs/05_shell.ipynb #d686859c
 @patch
 def _ready(self: AnswerShell):
     "The `answer` dict, when the model has said that it is ready"
     a = self.user_ns.get("answer")
     with suppress(Exception): return a if isinstance(a, dict) and a.get("ready") else None
+
+# %% ../nbs/05_shell.ipynb #102896a0
+_result_name, _most_kept = re.compile(r"_result_\d+"), 1_000_000
+
+class ResultShell(AnswerShell):
+    "Keeps long output in variables"
+    def __init__(self, keep: int = 1_000_000, offload: int|None = None):
+        self.offload, self.results = offload, 0 # characters; the highest number of a variable
+        super().__init__(keep)
+
+    def _kept(self):
+        "The variables that hold output"
+        found = {k: v for k, v in list(self.user_ns.items()) if type(k) is str and _result_name.fullmatch(k)}
+        return {k: v for k, v in found.items() if type(v) is str and self.offload and len(v) > self.offload}
+
+    def _result(self, cell, error, seconds):
+        r = super()._result(cell, error, seconds)
+        if self.offload is not None and not self._quiet and not r.ended and not self._gone(): self._keep(r)
+        return r
+
+# %% ../nbs/05_shell.ipynb #263b8c71
+def _first_page(name, text):
+    first = page(text)
+    return f"[{name}: {first.title}]\n{first}"
+
+@patch
+def _keep(self: ResultShell, r):
+    "Keep a long text in a variable, unless it is there already"
+    if len(text := r.whole_text()) <= self.offload: return
+    kept = self._kept()
+    for k, v in kept.items(): r.stdout = r.stdout.replace(v, _first_page(k, v))
+    if len(text := r.whole_text()) <= self.offload: return
+    middle = text[len(text)//4:-len(text)//4]
+    if any(o in v for v in kept.values() for o in (middle, middle.replace("\\n", "\n"))): return # as text, or as repr
+    self.results += 1
+    while f"_result_{self.results}" in self.user_ns: self.results += 1
+    r.kept = f"_result_{self.results}"
+    self.user_ns[r.kept] = clip(text, _most_kept)
+
+@patch
+def _echo(self: ResultShell, value):
+    if type(value) is str: name = next((k for k, v in self._kept().items() if v == value), None)
+    else: name = None
+    AnswerShell._echo(self, value if name is None else _Text(_first_page(name, value)))
 
 # %% ../nbs/05_shell.ipynb #0cb11eb3
 def _pump(pipe, stream):
@@ -378,7 +522,7 @@ def run_command(
     return p.returncode
 
 # %% ../nbs/05_shell.ipynb #62293b84
-class CommandShell(AnswerShell):
+class CommandShell(ResultShell):
     "Runs `!cmd` through pipes"
     def system(self, cmd):
         out, err = self._route.streams["stdout"], self._route.streams["stderr"]
@@ -404,11 +548,15 @@ def _close_loop(loop):
     if left: loop.run_until_complete(asyncio.wait(left, timeout=1))
     loop.close()
 
+# %% ../nbs/05_shell.ipynb #96a46e0d
 class LoopShell(CommandShell):
     "Has an event loop for top-level `await`"
     _loop = None
-    def __init__(self, keep: int = 1_000_000):
-        super().__init__(keep)
+    def __init__(self,
+        keep: int = 1_000_000, # characters kept of a cell's stdout, and of its stderr
+        offload: int|None = None # output of more characters is kept in a variable; default: none is
+    ):
+        super().__init__(keep, offload)
         self.loop_runner = self._await
 
     def _await(self, coro):
@@ -497,22 +645,52 @@ async def arun(self: InProcessShell,
     try: return await asyncio.shield(waiting)
     except asyncio.CancelledError as e:
         waiting.add_done_callback(lambda f: f.cancelled() or f.exception()) # or asyncio complains that nobody asked
-        e.cell_result = await asyncio.to_thread(self._interrupt, done)
+        try:
+            if self._signal(done): await asyncio.wait([waiting], timeout=_grace)
+        finally: e.cell_result = self._left_of(done)
         raise
 
+# %% ../nbs/05_shell.ipynb #83eb21c5
+_grace = .7 # seconds in which an interrupted cell must end
+
 @patch
-def _interrupt(self: InProcessShell, done, grace=2.):
-    "Stop the cell on the own thread, and give what there is of it; one that does not stop is left behind"
-    if done.cancel(): return CellResult()
+def _signal(self: InProcessShell, done):
+    "Interrupt the cell on the own thread; false when there is nothing to wait for"
+    if done.cancel() or done.done(): return False
     self._thread.interrupt()
     if self._loop is not None: self._loop.call_soon_threadsafe(lambda: None) # wakes it
-    wait([done], grace)
-    if done.done(): return getattr(done.exception(), "cell_result", None) or done.result()
-    self._thread.stop()
-    self._route.abandon(self._thread.thread)
+    return True
+
+@patch
+def _interrupt(self: InProcessShell, done, grace=_grace):
+    "Stop the cell on the own thread, and give what there is of it"
+    if self._signal(done): wait([done], grace)
+    return self._left_of(done)
+
+# %% ../nbs/05_shell.ipynb #9760ebab
+@patch
+def _left_of(self: InProcessShell, done):
+    "What there is of a cell that was interrupted; one that has not ended is left behind"
+    if done.cancelled(): return CellResult()
+    if done.done():
+        error = done.exception()
+        return (getattr(error, "cell_result", None) or CellResult()) if error else done.result()
+    old, self._thread = self._thread, None
+    self._left.add(old.thread)
+    self._route.abandon(old.thread)
     cell, self._cell = self._cell, _Cell(self.keep)
-    self._lock, self._thread, self._loop, self._quiet = threading.RLock(), None, None, False
-    return self._result(cell, KeyboardInterrupt("This cell could not be stopped and was left behind."), grace)
+    self._lock, self._loop, self._quiet = threading.RLock(), None, False
+    self._take_over(old.jobs)
+    old.stop()
+    return self._result(cell, KeyboardInterrupt("This cell could not be stopped and was left behind."), _grace)
+
+@patch
+def _take_over(self: InProcessShell, jobs):
+    "Have a new thread do what waits for the old one"
+    with suppress(queue.Empty):
+        while job := jobs.get_nowait():
+            if self._thread is None: self._thread = _OwnThread()
+            self._thread.jobs.put(job)
 
 # %% ../nbs/05_shell.ipynb #076ae091
 @patch

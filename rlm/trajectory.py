@@ -11,7 +11,7 @@ __all__ = ['passing', 'RLMError', 'InputError', 'AnswerError', 'ContextError', '
            'LMContextLengthError', 'LMRequestError', 'LMServerError', 'LimitExceeded', 'Usage', 'fmt_cost', 'Limits',
            'Event', 'Run', 'Reply', 'Cell', 'Subcall', 'Final', 'End', 'Citation', 'Summary', 'ReplyDelta', 'CellStart',
            'CellOutput', 'SubcallStart', 'event_to_json', 'event_from_json', 'Trajectory', 'slug', 'new_log',
-           'to_messages']
+           'to_messages', 'fenced']
 
 # %% ../nbs/00_trajectory.ipynb #60061075
 import itertools, json, os, re, threading, time
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Callable, ClassVar, Iterable
 
 from fastcore.basics import patch
+
+from .plain import plain
 
 # %% ../nbs/00_trajectory.ipynb #018e5ea8
 class RLMError(Exception):
@@ -115,6 +117,7 @@ class Limits:
     max_depth: int = 1              # of calls within calls: 1 for sub-LMs only, 2 for children of their own, ...
     max_sub_calls: int|None = None  # calls made from code, those of child runs included
     max_tokens: int|None = None     # prompt and completion tokens of all calls together
+    max_sub_tokens: int|None = None # of these, those of sub-calls and children
     max_cost: float|None = None     # US dollars, as far as prices are known
     max_seconds: float|None = None  # wall clock, counted from the start of the run; running cells and calls are stopped
     max_errors: int|None = None     # cells that fail in a row
@@ -122,9 +125,10 @@ class Limits:
     def __post_init__(self):
         for f in fields(self):
             v,least = getattr(self, f.name),int(f.name in ("max_steps", "max_depth"))
+            whole = f.name not in ("max_cost", "max_seconds")
             if v is None and not least: continue
-            if isinstance(v, bool) or not isinstance(v, (int, float)) or not v >= least:
-                raise InputError(f"{f.name} must be a number of at least {least}, not {v!r}")
+            if isinstance(v, bool) or not isinstance(v, int if whole else (int, float)) or not v >= least:
+                raise InputError(f"{f.name} must be a {'whole '*whole}number of at least {least}, not {v!r}")
 
 # %% ../nbs/00_trajectory.ipynb #538b4c4f
 @dataclass(kw_only=True)
@@ -269,9 +273,13 @@ def event_to_json(event: Event # any event
     "The event as one line of JSON, without the newline"
     d = {f.name: getattr(event, f.name) for f in fields(event)}
     if "usage" in d: d["usage"] = vars(d["usage"])
-    try: return json.dumps(dict(kind=event.kind, **d), default=str)
+    try: return json.dumps(dict(kind=event.kind, **d), default=_as_data)
     except (TypeError, ValueError): # such as keys that are no strings, or an answer that holds itself
         return json.dumps(dict(kind=event.kind, **{k: _plain(v) for k,v in d.items()}))
+
+def _as_data(o):
+    try: return plain(o)
+    except Exception: return str(o)
 
 def _plain(v):
     try:
@@ -297,6 +305,8 @@ class Trajectory:
         path: str|Path|None=None, # where to keep it as JSON lines; nothing is written without one
         events: Iterable[Event]=()): # events that are already recorded
         self.path,self.events = Path(path) if path else None,list(events)
+        self._parents,self._ended = {},set() # runs by id: whose they are, and which are over
+        for e in self.events: self._place(e)
         self.torn = False # whether the file this was loaded from ended in half a line
         self._ids = itertools.count(max((e.id for e in self.events), default=0) + 1)
         self._lock,self._file,self._listeners = threading.RLock(),None,[]
@@ -320,11 +330,26 @@ def append(self:Trajectory,
     with self._lock:
         event.id = event.id or next(self._ids)
         event.time = event.time or time.time()
+        if self._late(event): return event
         if not isinstance(event, passing):
+            self._place(event)
             if self.path: self._write(event_to_json(event))
             self.events.append(event)
         for fn in list(self._listeners): fn(event)
     return event
+
+@patch
+def _place(self:Trajectory, event):
+    if isinstance(event, Run): self._parents[event.id] = event.run
+    if isinstance(event, End): self._ended.add(event.run)
+
+@patch
+def _late(self:Trajectory, event):
+    "Whether an event comes after the end of its run, or of one above it; what was paid for is never too late"
+    if getattr(event, "usage", None) and event.usage.calls: return False
+    run = event.run
+    while run is not None and run not in self._ended: run = self._parents.get(run)
+    return run is not None
 
 @patch
 def _write(self:Trajectory, line):
@@ -540,14 +565,16 @@ def messages(self:Trajectory) -> list:
     return to_messages(self.own())
 
 # %% ../nbs/00_trajectory.ipynb #e54650f7
+def _n(count, what): return f"{count:,} {what}{'s'*(count != 1)}"
+
 @patch
 def __repr__(self:Trajectory):
     r = self.run
     asked = f"{r.query!r}, " if r else ""
-    done = f"{self.status or 'running'}, {self.steps} steps, {self.counts()['sub_calls']} sub-calls"
+    done = f"{self.status or 'running'}, {_n(self.steps, 'step')}, {_n(self.counts()['sub_calls'], 'sub-call')}"
     return f"Trajectory({asked}{done}, {self.usage})"
 
-def _fence(text, lang=""):
+def fenced(text, lang=""):
     ticks = "`" * max(3, 1 + max((len(o) for o in _ticks(text)), default=0))
     return f"{ticks}{lang}\n{text}\n{ticks}"
 
@@ -556,14 +583,14 @@ def _ticks(text): return ["`"*len(list(g)) for k,g in itertools.groupby(text) if
 # %% ../nbs/00_trajectory.ipynb #03e7908b
 @patch
 def _repr_markdown_(self:Trajectory):
-    res = [_fence(str(self.answer)) if self.status else "*running*", ""]
-    res += ["<details>", "", f"<summary>{self.status or 'running'} · {self.steps} steps · "
-            f"{self.counts()['sub_calls']} sub-calls · {self.usage}</summary>", ""]
+    res = [fenced(str(self.answer)) if self.status else "*running*", ""]
+    res += ["<details>", "", f"<summary>{self.status or 'running'} · {_n(self.steps, 'step')} · "
+            f"{_n(self.counts()['sub_calls'], 'sub-call')} · {self.usage}</summary>", ""]
     for e in self.own():
         if isinstance(e, Reply):
             res += [f"**Step {e.step}**", ""]
-            if e.message.get("content"): res += [_fence(e.message["content"]), ""]
+            if e.message.get("content"): res += [fenced(e.message["content"]), ""]
         if isinstance(e, Cell):
-            if e.code is not None: res += [_fence(e.code, "python"), ""]
-            res += [_fence(e.output), ""]
+            if e.code is not None: res += [fenced(e.code, "python"), ""]
+            res += [fenced(e.output), ""]
     return "\n".join(res + ["</details>"])

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastcore.basics import patch
 
-from .trajectory import Cell, Event, Reply, Subcall, Trajectory, Usage, fmt_cost
+from .trajectory import Cell, Event, Reply, Run, Subcall, Trajectory, Usage, fmt_cost
 
 # %% ../nbs/11_view.ipynb #3f96b912
 _symbols = {i: 0x2400+i for i in range(32) if chr(i) not in "\n\t"}
@@ -57,7 +57,8 @@ def about(context: dict # facts, as in a `Run`
 def stats(trajectory: Trajectory) -> list: # of short texts
     "How much a run took so far: steps, sub-calls, tokens, cost, time"
     t,u = trajectory,trajectory.usage
-    subs = [counted(len(t.subcalls), "sub-call")] if t.subcalls else []
+    n = t.counts()["sub_calls"]
+    subs = [counted(n, "sub-call")] if n else []
     return [counted(t.steps, "step"), *subs, counted(u.total_tokens, "token"), fmt_cost(u.cost), fmt_seconds(t.seconds)]
 
 def outcome(trajectory: Trajectory) -> str:
@@ -210,6 +211,7 @@ class TerminalView:
         self.console,self.quiet,self.log = console,quiet,log
         self.steps = console.is_terminal if steps is None else steps
         self.trajectory,self._live,self._spinner,self._pending = Trajectory(),None,None,[]
+        self._below = set() # ids of the runs that code has started
         self._begin(Reply())
         self._doing("starting")
 
@@ -230,15 +232,22 @@ def _doing(self:TerminalView, what): self._what,self._since = what,time.monotoni
 # %% ../nbs/11_view.ipynb #70cf4dfb
 @patch
 def _count(self:TerminalView, call):
-    self._batches[call.batch] = call.of
+    self._batches[call.run, getattr(call, "batch", call.id)] = getattr(call, "of", 1)
     self._calls += 1
     self._call_usage += call.usage
-    if call.error: self._failures.append(call.error)
+    if getattr(call, "error", None): self._failures.append(call.error)
+
+@patch
+def _from_child(self:TerminalView, event):
+    "What a child does is a sub-call, from here"
+    if isinstance(event, Run): self._below.add(event.id)
+    if isinstance(event, (Reply, Subcall)): self._count(event)
 
 @patch
 def __call__(self:TerminalView, event: Event):
     "Take in one event, and show it"
     self.trajectory.append(event)
+    if event.run in self._below or isinstance(event, Run) and event.run is not None: return self._from_child(event)
     if isinstance(event, Reply): self._begin(event)
     if isinstance(event, Subcall): self._count(event)
     if isinstance(event, Cell) and event.code is not None: self._cells.append(event)

@@ -152,12 +152,14 @@ def _obey(self: Zygote, message, blob):
         except BaseException as e: self.tell(**_failure(e))
 
 # %% ../nbs/06_worker.ipynb #4abbc97f
+def _cells(limits, files):
+    return WorkerCells(limits.get("output", 1_000_000), files[0], files[1:], limits.get("offload"))
+
 @patch
 def _start(self: Zygote):
     "Build the shell, and fork the first live process"
     limit_files(self.loader.limits)
-    sh = WorkerCells(self.loader.limits.get("output", 1_000_000), self.files[0], self.files[1:])
-    self.live = Live(sh, forks=True)
+    self.live = Live(_cells(self.loader.limits, self.files), forks=True)
     self.live.install(self.loader.functions, self.loader.values)
     self.live.warm()
     gc.collect()
@@ -348,7 +350,7 @@ def direct(read: int, write: int):
         try: loader.take(message, blob, [])
         except BaseException as e: return channel.send(ZYGOTE, _failure(e))
     files = [memory_file(o) for o in ("journal", "stdout", "stderr")]
-    live = Live(WorkerCells(loader.limits.get("output", 1_000_000), files[0], files[1:]), forks=False)
+    live = Live(_cells(loader.limits, files), forks=False)
     live.channel = channel
     live.install(loader.functions, loader.values)
     for fd, file in zip((1, 2), files[1:]): os.dup2(file, fd)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pexpect, pytest
 
-from rlm.cli import DEMO, as_json, log_path, run_command, where
+from rlm.cli import DEMO, as_json, run_command, where
 from rlm.offline import Fault, serve, tool_call
 from rlm.launch import problem, strongest
-from rlm.trajectory import Trajectory
+from rlm.trajectory import Trajectory, new_log
 
 offline = ("-m", "offline/extractive")
 no_sandbox = problem("sandbox") # why this machine has none
@@ -133,7 +133,7 @@ def test_json_after_a_failure(rlm, scripted):
 
 def test_a_bug_is_one_sentence_too(rlm, monkeypatch):
     def bug(*args, **kw): raise KeyError("oops")
-    monkeypatch.setattr("rlm.core.run", bug)
+    monkeypatch.setattr("rlm.model.RLM", bug)
     code,out,err = rlm("ask", "q", "notes", *offline)
     assert (code, out) == (1, "") and one_sentence(at_work(err)) and "KeyError: 'oops' (set RLM_DEBUG=1" in err
     monkeypatch.setenv("RLM_DEBUG", "1")
@@ -187,9 +187,9 @@ def test_files_left_out_are_named(rlm):
     assert one_sentence(err) and "left out" in err and "logo.png" in err
 
 def test_log_names_are_new(tmp_path):
-    names = {log_path("Who? "*100, tmp_path).name for _ in range(20)}
+    names = {new_log("Who? "*100, tmp_path).name for _ in range(20)}
     assert len(names) == 20 and all(len(o) < 70 for o in names)
-    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl", log_path("谁?", tmp_path).name)
+    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl", new_log("谁?", tmp_path).name)
 
 # Where code runs
 

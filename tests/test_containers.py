@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.core import run
+from rlm.model import run
 from rlm.launch import ShellLimits, ipython_stack
 from rlm.offline import ScriptedLM, tool_call
 from rlm.tools import prep_shell

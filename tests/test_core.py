@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from rlm import prompts
-from rlm.core import advanced_toolloop, arun, read_turn, run, scan, TextEnd
+from rlm import model
+from rlm.core import advanced_toolloop
+from rlm.reply import read_turn, scan, TextEnd
 from rlm.offline import Fault, ScriptedLM, Slow, tool_call, tool_calls
 from rlm.shell import InProcessShell
 from rlm.tools import make_run_repl, prep_shell
@@ -14,6 +16,8 @@ from rlm.trajectory import InputError, Limits, LMError, LMRequestError, RLMError
 
 CONTEXT = "alpha\nbeta\ngamma"
 
+def run(*args, **kwargs): return model.run(*args, **kwargs).trajectory
+async def arun(*args, **kwargs): return (await model.arun(*args, **kwargs)).trajectory
 def ask(replies, context=CONTEXT, **kw): return run("Which?", context, ScriptedLM(replies), **kw)
 def ends(text): return [(o.kind, o.arg) for o in scan(text)[0] if isinstance(o, TextEnd)]
 
@@ -209,8 +213,15 @@ def test_one_step_only():
     assert t.answer == "quick" and lm.requests[0]["params"]["tool_choice"] == "none"
 
 def test_token_limit_keeps_the_draft():
-    t = ask([tool_call("answer['content'] = 'so far'"), "never"], limits=Limits(max_tokens=10))
+    "A step that leaves no room for another one is the last, and asks for an answer; one that has no room itself is not made"
+    replies = [tool_call("answer['content'] = 'so far'"), "FINAL(last words)"]
+    usage = [e.usage.total_tokens for e in ask(replies).replies]
+    t = ask(replies, limits=Limits(max_tokens=sum(usage)+100))
+    assert (t.status, t.limit, t.answer, t.steps) == ("limit", "max_tokens", "last words", 2)
+    assert t.usage.total_tokens <= sum(usage) + 100
+    t = ask([replies[0] | dict(content="word " * 5_000), "never"], limits=Limits(max_tokens=usage[0]*4))
     assert (t.status, t.limit, t.answer, t.steps) == ("limit", "max_tokens", "so far", 1)
+    assert ask(["never"], limits=Limits(max_tokens=10)).steps == 0
 
 def test_sub_call_limit_is_told_and_not_fatal():
     t = run("Which?", CONTEXT, ScriptedLM([tool_call("llm_query_batched(['a', 'b', 'c'])"), tool_call("FINAL('went on')")]),
@@ -282,7 +293,7 @@ def test_fidelity(tmp_path):
     t = run("Which?", context, ScriptedLM([tool_call("print(context[1])\nsame = context"), tool_call("FINAL(same['k'] + [same[1]])")]),
             log=tmp_path/"r.jsonl")
     assert t.answer == [b"bytes", None, date(2026, 1, 2), odd]
-    assert Trajectory.load(tmp_path/"r.jsonl").answer == ["b'bytes'", None, "2026-01-02", odd]
+    assert Trajectory.load(tmp_path/"r.jsonl").answer == ["bytes", None, "2026-01-02", odd]
 
 # ---- asynchronous, in threads, interrupted, killed
 
@@ -320,7 +331,7 @@ def test_cancelling_stops_the_run():
 
 SCRIPT = """
 import sys, time
-from rlm.core import run
+from rlm.model import run
 from rlm.offline import ScriptedLM, Slow, tool_call
 print("go", flush=True)
 run("Which?", "text", ScriptedLM([tool_call("print('paid for')"), {last}]), log=sys.argv[1])

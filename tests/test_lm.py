@@ -1,11 +1,13 @@
 "An `LM` against real HTTP faults: what is tried again, what each failure says, what is kept secret, and whose event loop may call it."
-import asyncio, json, logging, os, signal, subprocess, sys, textwrap, threading, time, traceback, types
+import asyncio, contextvars, json, logging, os, signal, subprocess, sys, textwrap, threading, time, traceback, types
+from concurrent.futures import CancelledError as Cancelled
 from email.utils import formatdate
 
 import pytest
 
-from rlm import lm as lm_module
-from rlm.lm import LM, as_message, as_usage, litellm_module, run_sync
+from rlm import io as io_module, lm as lm_module
+from rlm.io import Scope, run_async, run_sync, submit
+from rlm.lm import LM, as_message, as_usage, litellm_module
 from rlm.offline import Fault, ScriptedLM, Slow, serve, tool_call, tool_calls
 from rlm.trajectory import (InputError, LimitExceeded, LMAuthError, LMConnectionError, LMContextLengthError, LMError, LMNotFoundError, LMRateLimitError,
                             LMRequestError, LMServerError, LMTimeoutError)
@@ -508,7 +510,7 @@ def test_cancelled_anywhere():
                 await asyncio.gather(tasks, return_exceptions=True)
         run_sync(main())
         until(lambda: srv.in_flight == 0)
-        assert lm.complete("Hi").text == "ok" and not lm_module._pending
+        assert lm.complete("Hi").text == "ok" and not io_module._pending
 
 def test_errors_are_let_go():
     "No circle of error, traceback and frame keeps the messages of a failed call in memory"
@@ -533,6 +535,153 @@ def test_a_fault_of_the_program_is_not_tried_again():
     tries = []
     def broken(messages, tools): tries.append(1); return 1/0
     assert "division by zero" in str(fails(ScriptedLM(broken), LMServerError)) and len(tries) == 1
+
+# ---- shown while it is written
+
+def test_on_text(recwarn):
+    with serve(["One, two, three.", tool_call("print(1)", "Look:"), "a b c", Fault(503), "again", "plain"]) as srv:
+        lm,seen,threads = at(srv),[],set()
+        def show(text):
+            seen.append(text)
+            threads.add(threading.current_thread().name)
+        assert lm.complete("Hi", on_text=show).text == "".join(seen) == "One, two, three." and threads == {"rlm-io"}
+        c = asyncio.run(lm.acomplete("Hi", on_text=show))
+        assert c.text == seen[-1] == "Look:" and c.tool_calls[0]["function"]["name"] == "run_repl"
+        def broken(text): raise OSError("No screen")
+        assert lm.complete("Hi", on_text=broken).text == "a b c" # what was paid for arrives
+        assert [str(o.message) for o in recwarn if "on_text" in str(o.message)] == ["on_text failed, the reply is not shown any further: OSError: No screen"]
+        assert lm.complete("Hi", on_text=show).text == seen[-1] == "again" and lm.complete("Hi").text == "plain"
+
+# ---- cancelled together
+
+def test_scope_of_threads():
+    "Everything begun in a scope goes with it, in other threads too; what is outside goes on"
+    with serve(lambda messages, tools: Fault("hang") if messages[-1]["content"] == "hang" else "ok") as srv:
+        lm,ended = at(srv, max_concurrency=4),[]
+        def work(ask):
+            try: ask()
+            except Cancelled: ended.append(True)
+        with Scope() as run:
+            asks = [lambda: lm.complete("hang"), lambda: lm.batch(["hang"]*5), lambda: list(lm.stream("hang")) or ended.append(True)]
+            threads = [threading.Thread(target=contextvars.copy_context().run, args=(work, o)) for o in asks]
+        for t in threads: t.start()
+        until(lambda: srv.in_flight == 4)
+        start = time.monotonic()
+        run.cancel()
+        for t in threads: t.join(2)
+        assert time.monotonic() - start < 1 and len(ended) == 3 and run.wait(1)
+        until(lambda: srv.in_flight == 0 and not io_module._pending)
+        with pytest.raises(Cancelled), run: lm.complete("ok") # no call begins any more
+        assert lm.complete("ok").text == "ok"
+        run.cancel()
+
+def test_scope_from_the_loop_itself():
+    async def main():
+        with Scope() as run: task = asyncio.create_task(run_async(asyncio.sleep(60)))
+        await asyncio.sleep(0.01)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError): await task
+        return run.wait(0)
+    assert run_sync(main()) and asyncio.run(main())
+
+def test_nested_scopes():
+    with Scope() as outer:
+        with Scope() as inner: a = submit(asyncio.sleep(60))
+        b = submit(asyncio.sleep(60))
+    inner.cancel()
+    assert inner.wait(1) and a.cancelled() and not outer.wait(0.01) and not b.done()
+    outer.cancel()
+    assert outer.wait(1) and b.cancelled()
+
+def test_nothing_is_said_about_what_was_cancelled():
+    code = """
+        import gc, time
+        from rlm.io import Scope
+        from rlm.lm import LM
+        from rlm.offline import Slow, serve
+        with serve(lambda m, tools: Slow(0.02, "a b c d e f", drip=True)) as srv:
+            lm = LM("openai/x", base_url=srv.base_url, max_concurrency=4)
+            lm.complete("Hi")
+            for i in range(5):
+                with Scope() as run: streams = [lm.stream("Hi") for _ in range(8)]
+                time.sleep(0.02 * i)
+                run.cancel()
+                assert run.wait(1)
+                gc.collect()
+            assert lm.complete("Hi").text == "a b c d e f" and srv.in_flight == 0
+        """
+    p = python(code, "-W", "ignore")
+    assert (p.communicate(), p.returncode) == (("", ""), 0)
+
+def test_reply_that_arrives_while_it_is_cancelled():
+    with serve([Slow(0.1, "just in time"), Slow(5, "too late")]) as srv:
+        lm,got = at(srv),[]
+        async def main():
+            for _ in range(2):
+                task = asyncio.create_task(lm.acomplete("Hi", after=got.append))
+                while not srv.in_flight: await asyncio.sleep(0.001)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError): await task
+        asyncio.run(main())
+        assert [o.text for o in got] == ["just in time"]
+        until(lambda: srv.in_flight == 0)
+
+def test_after_is_told_once_and_of_everything():
+    def before(i):
+        if i == 1: raise ZeroDivisionError
+    told = {}
+    with pytest.raises(ZeroDivisionError): ScriptedLM(["a"]*3, max_concurrency=1).batch(["Hi"]*3, before, told.__setitem__)
+    assert sorted(told) == [0, 1, 2] and told[0].text == "a" and isinstance(told[1], asyncio.CancelledError)
+    with Scope() as run: run.cancel()
+    told.clear()
+    with pytest.raises(Cancelled), run: ScriptedLM(["a"]).batch(["Hi"]*3, after=told.__setitem__)
+    assert [type(o) for o in told.values()] == [asyncio.CancelledError]*3
+
+# ---- what is known about a model
+
+def test_prompt_cache_marks():
+    messages = [dict(role="system", content="You are."), dict(role="user", content=[dict(type="text", text="Hi")]), tool_call("1", id="a"), dict(role="tool", tool_call_id="a", content="1")]
+    before = json.dumps(messages)
+    def sent(model, **kw):
+        with serve("ok") as srv:
+            lm = LM(model, base_url=srv.base_url, api_key="sk-1", retries=0, **kw)
+            try: lm.complete(messages)
+            except LMError: pass # the server does not speak Anthropic's protocol
+            return json.dumps(srv.requests[0]["body"])
+    marked = sent("anthropic/claude-sonnet-4-5")
+    assert marked.count("cache_control") == 2 and sent("openrouter/anthropic/claude-sonnet-4.5").count("cache_control") == 2
+    assert json.loads(marked)["system"][-1]["cache_control"] and json.loads(marked)["messages"][-1]["content"][-1]["cache_control"]
+    assert "cache_control" not in sent("anthropic/claude-sonnet-4-5", cache_prompts=False) + sent("openai/gpt-4o") + sent("openai/claude-sonnet-4-5")
+    assert json.dumps(messages) == before
+    odd = [dict(role="user", content=None)], [dict(role="user", content="")], [dict(role="user", content=[])], [dict(role="user", content=["Hi"])], []
+    for o in odd: assert lm_module._marked(o) == o
+    own = [dict(role="system", content="s"), dict(role="user", content=[dict(type="text", text="u", cache_control={})])]
+    assert lm_module._marked(own) is own
+
+def test_window_count_price(monkeypatch):
+    import socket
+    def no_network(*args, **kw): raise AssertionError("asks the network")
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    assert LM("anthropic/claude-sonnet-4-5").window == 200_000 and LM("ollama/no-such").window is None and LM("nosuch").window is None and LM("x", window=7).window == 7
+    assert LM("my-own", base_url="http://localhost:1/v1").window is None and LM("my-own").price(1) is None
+    start = time.monotonic()
+    for model in ("openai/gpt-5", "meta-llama/llama-3-8b", "anthropic/claude-2", "nosuch"):
+        lm = LM(model)
+        assert 2 <= lm.count("one two") <= 15 and 1900 < lm.count("hello world " * 1000) < 2200 and lm.count("") < 12 and lm.count([]) < 8
+        for text in ("a" * 3_000_000, "é中" * 1_000_000, " " * 2_000_000): assert lm.count(text) > 0
+    image = dict(type="image_url", image_url=dict(url="data:image/png;base64," + "A" * 2_000_000))
+    odd = [dict(role="user", content=[dict(type="text", text="look"), image]), dict(role="assistant", content=None, tool_calls=tool_call("1")["tool_calls"]), dict(role="tool", content=[{}])]
+    assert LM("openai/gpt-4o").count(odd) < 5000 and time.monotonic() - start < 20
+    lm = LM("openai/gpt-4o-mini")
+    assert lm.price(1_000_000) == pytest.approx(0.15) and lm.price(0, 1_000_000) == pytest.approx(0.6)
+
+def test_pickled():
+    import pickle
+    with serve("ok", api_key=KEY) as srv:
+        lm = at(srv, api_key=KEY, window=9, extra_headers={"X-Token": "t"})
+        assert lm.complete("Hi").text == "ok"
+        other = pickle.loads(pickle.dumps(lm))
+        assert other.complete("Hi").text == "ok" and KEY not in repr(vars(other)) and other.window == 9
 
 # ---- processes of their own
 

@@ -29,14 +29,15 @@ runs_code = {"IPython"} # what a shell needs, and only modules that have one imp
 
 @pytest.mark.parametrize("module", sorted(check.sources(root)))
 def test_import_is_light(module):
-    allowed = runs_code if module in "cell quiet routing shell channel live worker calls launch sandbox tools core benchmarks".split() else set()
+    allowed = runs_code if module in ("cell quiet routing reading shell channel live worker calls launch sandbox subcalls tools core judge "
+        "replay result session batch model benchmarks").split() else set()
     assert not loaded(f"rlm.{module}") & (heavy|runs_code-allowed)
 
 def test_worker_imports_only_ipython():
     "A worker starts with nothing but the standard library, IPython and the modules that run a cell"
     assert loaded("rlm.worker") <= {"rlm"}|loaded("IPython.core.interactiveshell")
     assert check.imported(root/"rlm"/"worker.py") <= {"cell", "channel", "live"}
-    assert check.imported(root/"rlm"/"shell.py") <= {"cell", "quiet", "routing"} and not check.imported(root/"rlm"/"cell.py")
+    assert check.imported(root/"rlm"/"shell.py") <= {"cell", "quiet", "routing", "reading", "plain", "typed"} and not check.imported(root/"rlm"/"cell.py")
 
 @pytest.mark.parametrize("module", ["trajectory", "prompts"])
 def test_the_lowest_modules_import_only_fastcore(module): assert loaded(f"rlm.{module}") <= {"rlm", "fastcore"}

@@ -15,7 +15,8 @@ import pytest
 from rlm import launch, sandbox
 from rlm.cell import CellResult
 from rlm.channel import LIVE, ProtocolError, check_prefix, to_frame, unpack
-from rlm.core import advanced_toolloop, arun, run
+from rlm.core import advanced_toolloop
+from rlm.model import arun, run
 from rlm.launch import ShellLimits
 from rlm.live import only_looks
 from rlm.offline import ScriptedLM, tool_call
@@ -1428,6 +1429,9 @@ forged = dict(
     outside="raw(b'l', b'{\"o\": {\"op\": \"done\", \"stdout\": {\"str\": [0, 50]}}}', b'abc')\nwait()", bad_utf8="raw(b'l', b'\\xff\\xfe')\nwait()", huge_int="raw(b'l', b'9'*1_000_000)\nwait()",
     nan="raw(b'l', b'{\"o\": {\"op\": NaN}}')\nwait()", odd_tag="raw(b'l', b'{\"object\": \"os.system\"}')\nwait()", snapshot="send(b's', dict(pid=1, cells=1))\nwait()",
     reply="send(b'l', dict(op='reply', id=[0, 0], value=1))\nwait()", value_for_done="value(m)\nrest()", done_without="send(b'l', dict(op='done', id=m.get('id'), n=m.get('n')))\nwait()",
+    output_unasked="for i in range(100): send(b'l', dict(op='output', id=m['id'], parts=[['stdout', 'x']]))\ndone(m)\nrest()", output_empty="for i in range(5000): send(b'l', dict(op='output', id=m['id'], parts=[]))\ndone(m)\nrest()",
+    output_flood="for i in range(300): send(b'l', dict(op='output', id=m['id'], parts=[['stdout', 'x'*10**5]]))\ndone(m)\nrest()", output_odd="send(b'l', dict(op='output', id=m['id'], parts=[['stdin', 'x'], [['stdout'], 5], 3]))\nwait()", output_none="send(b'l', dict(op='output'))\nwait()",
+    kept_int="done(m, kept=5)\nrest()", kept_name="done(m, kept='context')\nrest()", kept_long="done(m, kept='_result_' + '9'*10**6)\nrest()", kept_lines="done(m, kept='_result_1\\n')\nrest()", kept="done(m, kept='_result_999999999')\nrest()",
     names_of_other_types="done(m, names=5)\nrest()", cells_list="done(m, cells=[1])\nrest()", cells_text="done(m, cells='5')\nrest()", cells_huge="done(m, cells=2**62)\nrest()", error_int="done(m, error=5)\nrest()",
     error_two="done(m, error=['a', 'b'])\nrest()", error_types="done(m, error=[1, 2, 3])\nrest()", error_empty="done(m, error='')\nrest()", stdout_list="done(m, stdout=['a'])\nrest()", stdout_none="done(m, stdout=None)\nrest()", displays_int="done(m, displays=5)\nrest()",
     displays_odd="done(m, displays=[dict(data=5)])\nrest()", displays_meta="done(m, displays=[dict(data={}, metadata='abc')])\nrest()", displays_meta_list="done(m, displays=[dict(data={}, metadata=[1])])\nrest()", displays_list="done(m, displays=[[1]])\nrest()",
@@ -1561,7 +1565,7 @@ def test_runs(home):
     t = run("Which?", {"a": ["\ud800"]}, ScriptedLM([tool_call("total = [context, echo(1)]"), "FINAL(total)"]), tools=[echo], shell=home, **kw)
     assert t.answer == [{"a": ["\ud800"]}, 1]
     t = asyncio.run(arun("Which?", "alpha", ScriptedLM([tool_call("1/0"), tool_call("FINAL(await aecho(len(context)))")]), tools=[aecho], shell=home, **kw))
-    assert t.answer == 5 and "ZeroDivisionError" in t.cells[0].output
+    assert t.answer == 5 and "ZeroDivisionError" in t.trajectory.cells[0].output
     assert "beta" in str(run("Which city is the capital of Beta?", "The capital of Alpha is Ax.\nThe capital of Beta is beta city.", "offline/extractive", shell=home, **kw).answer).lower()
 
 @pytest.mark.parametrize("home", others)
@@ -1569,7 +1573,7 @@ def test_runs(home):
 def test_a_run_whose_cells_die(home):
     codes = ["x = 1", "import os; os._exit(1)", "while True: pass", "FINAL(x)"]
     t = run("Which?", "alpha", ScriptedLM([tool_call(c) for c in codes]), shell=home, shell_limits=ShellLimits(seconds=.5))
-    assert t.answer == 1 and "ProcessDied" in t.cells[1].output and "TimeoutError" in t.cells[2].output
+    assert t.answer == 1 and "ProcessDied" in t.trajectory.cells[1].output and "TimeoutError" in t.trajectory.cells[2].output
 
 @pytest.mark.parametrize("home", homes)
 def test_advanced_toolloop(make, home):

@@ -18,7 +18,8 @@ from rlm import launch
 from rlm.cell import clipped_repr
 from rlm.offline import ScriptedLM
 from rlm.tools import prep_shell
-from rlm.trajectory import Budget, Limits, Trajectory
+from rlm.budget import Budget
+from rlm.trajectory import Limits, Trajectory
 
 here = Path(__file__).resolve().parent
 linux = sys.platform == "linux"
