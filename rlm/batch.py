@@ -25,7 +25,7 @@ from rlm.trajectory import (End, Event, Final, InputError, Reply, RLMError, Run,
     new_log, slug)
 from .typed import AnswerType
 
-# %% ../nbs/10_batch.ipynb #35d36702
+# %% ../nbs/10_batch.ipynb #762ab3db
 @dataclass
 class Item:
     "A question of a batch"
@@ -34,6 +34,9 @@ class Item:
     response_format: Any=None
     id: str|None=None        # a name for its log
     log: Path|None=None
+
+# %% ../nbs/10_batch.ipynb #35d36702
+_keys = {"query", "context", "response_format", "id"}
 
 def _is_messages(o): return isinstance(o, list) and bool(o) and all(isinstance(m, dict) and "content" in m for m in o)
 
@@ -45,7 +48,7 @@ def as_item(
     "A question in any of its forms; raises `InputError`"
     if isinstance(o, (tuple, list)) and len(o) == 2 and not _is_messages(o): o = dict(query=o[0], context=o[1])
     if isinstance(o, str) or _is_messages(o): o = dict(query=o)
-    if not isinstance(o, dict) or "query" not in o or not {*o} <= {"query", "context", "response_format", "id"}: raise InputError(
+    if not isinstance(o, dict) or "query" not in o or not {*o} <= _keys: raise InputError(
         "A question of a batch is a string, a pair of question and context, or a dict with query and perhaps context, "
         f"response_format and id, not {o!r:.200}")
     item = Item(**dict(context=context, response_format=response_format) | o)
@@ -64,6 +67,9 @@ def _who(o):
     if isinstance(o, LM): return [o.model, o.endpoint, _open(o.params)]
     return getattr(o, "__qualname__", type(o).__qualname__) if callable(o) else o
 
+# %% ../nbs/10_batch.ipynb #81ffadc4
+def _asked(item): return item.query if isinstance(item.query, str) else str(item.query[-1]["content"])
+
 def log_name(
     rlm,        # an `RLM`
     item: Item,
@@ -75,8 +81,7 @@ def log_name(
     told = [item.id, item.query, content, typed, [_who(o) for o in rlm.models], rlm.prompt, tools,
             _who(rlm.verify), rlm.limits.max_depth, list(map(str, rlm.patterns))]
     key = hashlib.sha256(json.dumps(told, sort_keys=True, default=lambda o: type(o).__name__).encode()).hexdigest()
-    asked = item.query if isinstance(item.query, str) else str(item.query[-1]["content"])
-    return "-".join(o for o in (slug(item.id or asked), key[:16]) if o)
+    return "-".join(o for o in (slug(item.id or _asked(item)), key[:16]) if o)
 
 # %% ../nbs/10_batch.ipynb #71367329
 def _typed(trajectory, response_format):
@@ -97,6 +102,7 @@ def find_answer(item: Item) -> Result|None:
     res.reused = True
     return res
 
+# %% ../nbs/10_batch.ipynb #ea11a395
 def put_aside(path: Path|None):
     "Give a log that has no answer another name"
     if path is None or not path.exists(): return
@@ -114,8 +120,7 @@ def as_failed(
     t = Trajectory()
     with contextlib.suppress(Exception): # what a lost worker has left
         if item.log is not None and item.log.exists(): t = Trajectory(events=Trajectory.load(item.log).events)
-    asked = item.query if isinstance(item.query, str) else str(item.query[-1]["content"])
-    run = t.run or t.append(Run(query=asked))
+    run = t.run or t.append(Run(query=_asked(item)))
     status = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
     if t.status is None: t.append(End(run=run.id, parent=run.id, status=status, error=_said(error)))
     return Result(t, log=item.log)
@@ -133,6 +138,7 @@ async def _while_wanted(coro, lease):
             task.cancel()
             await asyncio.wait([task], timeout=2)
 
+# %% ../nbs/10_batch.ipynb #cfd29c4c
 async def ask(
     rlm,        # an `RLM`
     item: Item,
@@ -153,12 +159,13 @@ async def ask(
     res.shell = None # a thousand of them would be much to keep
     return res
 
-# %% ../nbs/10_batch.ipynb #849bc68a
+# %% ../nbs/10_batch.ipynb #3017545b
 def _packed(value):
     try: from cloudpickle import dumps
     except ImportError: dumps = pickle.dumps
     return dumps(value)
 
+# %% ../nbs/10_batch.ipynb #fe5fd902
 class Parcel:
     "A value on its way; it is packed only if it leaves the process"
     def __init__(self,
@@ -166,30 +173,34 @@ class Parcel:
         or_text: bool=False): # whether its text will do where it cannot be packed or unpacked
         self.value,self.or_text,self.data,self.text = value,or_text,None,None
 
-    def __getstate__(self):
-        if self.data is not None or self.text is not None: return self.__dict__ # on its way already
-        state = dict(value=None, or_text=self.or_text, data=None, text=None)
-        try: state["data"] = _packed(self.value)
-        except Exception as e: state["text"] = f"This cannot be sent to another process: {_said(e)}"
-        if self.or_text:
-            with contextlib.suppress(Exception): state["text"] = str(self.value)
-        return state
+@patch
+def __getstate__(self:Parcel):
+    if self.data is not None or self.text is not None: return self.__dict__ # on its way already
+    state = dict(value=None, or_text=self.or_text, data=None, text=None)
+    try: state["data"] = _packed(self.value)
+    except Exception as e: state["text"] = f"This cannot be sent to another process: {_said(e)}"
+    if self.or_text:
+        with contextlib.suppress(Exception): state["text"] = str(self.value)
+    return state
 
-    def open(self):
-        "The value; raises `InputError`"
-        if self.data is None and self.text is None: return self.value
-        with contextlib.suppress(Exception):
-            if self.data is not None: return pickle.loads(self.data)
-        if self.or_text: return self.text
-        raise InputError(self.text or "This cannot be unpacked in another process: are all modules there?")
+# %% ../nbs/10_batch.ipynb #5f0d99a3
+@patch
+def open(self:Parcel):
+    "The value; raises `InputError`"
+    if self.data is None and self.text is None: return self.value
+    with contextlib.suppress(Exception):
+        if self.data is not None: return pickle.loads(self.data)
+    if self.or_text: return self.text
+    raise InputError(self.text or "This cannot be unpacked in another process: are all modules there?")
 
-# %% ../nbs/10_batch.ipynb #630be472
+# %% ../nbs/10_batch.ipynb #56c756c1
 def _place(path):
     "Which folder of which machine"
     try: at = os.stat(os.path.dirname(path))
     except OSError: return None
     return socket.gethostname(),at.st_dev,at.st_ino
 
+# %% ../nbs/10_batch.ipynb #040fe3b1
 class Lease:
     "Whether a batch still goes on, for other processes to see"
     def __init__(self):
@@ -207,6 +218,12 @@ class Lease:
 # %% ../nbs/10_batch.ipynb #91175804
 def _finals(res): return [e for e in res.trajectory if isinstance(e, Final)]
 
+def _interruptible(job, lease):
+    "The result of `job`, which an interrupt stops by way of `lease`"
+    while True:
+        try: return job.result()
+        except KeyboardInterrupt: lease.over = True
+
 def answer(
     sent: Parcel, # of an `RLM` and an `Item`
     lease: Lease,
@@ -217,15 +234,13 @@ def answer(
     try:
         rlm,item = sent.open()
         if item.log is not None and not item.log.parent.is_dir(): item = replace(item, log=None)
-        job,res = submit(ask(copy.copy(rlm), item, lease)),None
-        while res is None:
-            try: res = job.result()
-            except KeyboardInterrupt: lease.over = True
+        res = _interruptible(submit(ask(copy.copy(rlm), item, lease)), lease)
     except Exception as e: res = as_failed(item or Item("?"), e)
     for e in _finals(res): e.answer = Parcel(e.answer, or_text=True)
     res.parsed = Parcel(res.parsed, or_text=True)
     return res
 
+# %% ../nbs/10_batch.ipynb #a96f950f
 def unpacked(res: Result) -> Result:
     "A result that has arrived"
     for e in _finals(res): e.answer = e.answer.open()
@@ -238,17 +253,6 @@ class Watch:
     def __init__(self, total: int, progress: bool|None=None):
         self.total,self.progress,self.usage,self.counts = total,progress,Usage(),Counter()
         self.start,self.shown,self.line,self.handle = time.monotonic(),0,None,None
-
-    def hear(self, e: Event):
-        "Count the usage of an event"
-        if not isinstance(e, (Reply, Subcall)): return
-        self.usage += e.usage
-        self.show()
-
-    def done(self, res: Result):
-        "Count an answer"
-        self.counts.update(all=1, reused=res.reused, failed=res.status == "error")
-        self.show(self.counts["all"] == self.total)
 
 @patch
 def __str__(self:Watch):
@@ -275,6 +279,17 @@ def __enter__(self:Watch):
     return self
 
 @patch
+def __exit__(self:Watch, *args):
+    if self.line: self.line.stop()
+    self.show(now=True)
+
+@patch
+def _html(self:Watch):
+    n,seconds = self.counts["all"],int(time.monotonic() - self.start)
+    return f"<progress value='{n}' max='{self.total}'></progress> {self} · {seconds//60}:{seconds%60:02}"
+
+# %% ../nbs/10_batch.ipynb #d6b2630b
+@patch
 def show(self:Watch, now: bool=False):
     "Draw it again, not too often"
     if self.line: self.line.update(0, completed=self.counts["all"], description=str(self))
@@ -284,14 +299,17 @@ def show(self:Watch, now: bool=False):
     self.handle.update(HTML(self._html()))
 
 @patch
-def _html(self:Watch):
-    n,seconds = self.counts["all"],int(time.monotonic() - self.start)
-    return f"<progress value='{n}' max='{self.total}'></progress> {self} · {seconds//60}:{seconds%60:02}"
+def hear(self:Watch, e: Event):
+    "Count the usage of an event"
+    if not isinstance(e, (Reply, Subcall)): return
+    self.usage += e.usage
+    self.show()
 
 @patch
-def __exit__(self:Watch, *args):
-    if self.line: self.line.stop()
-    self.show(now=True)
+def done(self:Watch, res: Result):
+    "Count an answer"
+    self.counts.update(all=1, reused=res.reused, failed=res.status == "error")
+    self.show(self.counts["all"] == self.total)
 
 # %% ../nbs/10_batch.ipynb #44f18785
 def _paths(o):
@@ -299,6 +317,7 @@ def _paths(o):
     if isinstance(o, os.PathLike): return Path(os.fsdecode(o)).absolute()
     if isinstance(o, (list, tuple)) and o and all(isinstance(p, os.PathLike) for p in o): return [_paths(p) for p in o]
 
+# %% ../nbs/10_batch.ipynb #de5207df
 def as_items(
     items: list,
     context=None,         # of those without one
@@ -327,6 +346,7 @@ class Batch:
         self.sent = copy.copy(rlm) # tells nobody, since events come back with the result
         self.sent.on_event,self.sent.verbose = None,False
 
+# %% ../nbs/10_batch.ipynb #82b78228
 @patch
 def _print(self:Batch, item, value):
     "Fingerprint of the context of an item"
@@ -335,20 +355,31 @@ def _print(self:Batch, item, value):
     return self.prints[key]
 
 @patch
+def _log(self:Batch, item, content):
+    "The log of an item: the name as often as it has occurred"
+    name = log_name(self.rlm, item, content)
+    self.names[name] += 1
+    n = self.names[name]
+    return self.log_dir/f"{name}{f'-{n}' if n > 1 else ''}.jsonl"
+
+@patch
 def prepare(self:Batch, item: Item) -> tuple:
     "The item as it will be asked, and the answer that there is already, or `None`"
     there = self.executor and _paths(item.context)
     new = replace(item, context=there or load_context(item.context))
     if self.log_dir is None: return new,None
-    name = log_name(self.rlm, item, self._print(item, None if there else new.context))
-    self.names[name] += 1
-    n = self.names[name]
-    new.log = self.log_dir/f"{name}{f'-{n}' if n > 1 else ''}.jsonl"
+    new.log = self._log(item, self._print(item, None if there else new.context))
     if found := find_answer(new): return new,found
     put_aside(new.log)
     return new,None
 
 # %% ../nbs/10_batch.ipynb #2eea1f50
+def _write(trajectory, path):
+    "Keep what comes from another machine"
+    log = Trajectory(path)
+    for e in trajectory: log.append(e)
+    log.close()
+
 @patch
 def arrived(self:Batch, item: Item, res: Result) -> Result:
     "Count what was used elsewhere, and keep its log"
@@ -357,10 +388,7 @@ def arrived(self:Batch, item: Item, res: Result) -> Result:
         for fn in heard: fn(e)
     if item.log is None or not any(isinstance(e, Reply) for e in res.trajectory): return res
     res.log = item.log
-    if item.log.exists(): return res
-    log = Trajectory(item.log) # from another machine
-    for e in res.trajectory: log.append(e)
-    log.close()
+    if not item.log.exists(): _write(res.trajectory, item.log)
     return res
 
 @patch
@@ -384,7 +412,7 @@ async def elsewhere(self:Batch, n: int, item: Item) -> Result:
         future.cancel()
         if over.done() and not over.cancelled() and not over.exception(): self.arrived(item, unpacked(over.result()))
         raise
-    except BaseException as e: return self.lost(item, e)
+    except BaseException as e: return self.lost(item, e) # an interrupt of the worker must not reach the I/O loop
     return self.arrived(item, res)
 
 # %% ../nbs/10_batch.ipynb #346c1566
@@ -414,21 +442,26 @@ async def run(self:Batch) -> list:
         for o in tasks: o.cancel()
         if tasks: await asyncio.wait(tasks, timeout=3)
 
-# %% ../nbs/10_batch.ipynb #b54b9b8c
-async def _batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir):
+# %% ../nbs/10_batch.ipynb #40e724fb
+def _checked(executor, n):
+    "Raise `InputError` for what is no executor, or no number of questions"
     if executor is not None and not hasattr(executor, "submit"): raise InputError(
-        f"executor must be a concurrent.futures.Executor, not {executor!r:.100}; of a Dask client, it is client.get_executor()")
-    if isinstance(max_concurrency, bool) or not isinstance(max_concurrency, int) or max_concurrency < 1:
-        raise InputError(f"max_concurrency must be a number of at least 1, not {max_concurrency!r}")
+        f"executor must be a concurrent.futures.Executor, not {executor!r:.100}; Dask's is client.get_executor()")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise InputError(f"max_concurrency must be a number of at least 1, not {n!r}")
+
+async def _batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir):
+    _checked(executor, max_concurrency)
     items = await asyncio.to_thread(as_items, items, context, response_format, executor is not None)
     return await Batch(rlm, items, watch, executor, max_concurrency, log_dir).run()
 
+# %% ../nbs/10_batch.ipynb #b54b9b8c
 def batch(
     rlm,                      # an `RLM`
     items: Iterable,          # questions, pairs of question and context, or dicts: query, context, response_format, id
     context: Any=None,        # of questions that have none
     response_format: Any=None, # of questions that have none
-    executor: Executor|None=None, # where to ask, such as a process pool or `client.get_executor()` of Dask; default: here
+    executor: Executor|None=None, # where to ask: a process pool, Dask's `client.get_executor()`, ...; default: here
     max_concurrency: int=8,   # questions at once, without an executor
     progress: bool|None=None, # show count, spend and time; default: at a terminal, and in Jupyter
     log_dir: str|Path|None=None # where each question has its log; one that is answered there is not asked again
@@ -438,6 +471,7 @@ def batch(
     with Watch(len(items), progress) as watch:
         return run_sync(_batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir))
 
+# %% ../nbs/10_batch.ipynb #80cabfca
 async def abatch(rlm, items: Iterable, context: Any=None, response_format: Any=None, executor: Executor|None=None,
                  max_concurrency: int=8, progress: bool|None=None, log_dir: str|Path|None=None) -> list:
     "`batch` to `await`; cancelling the task stops everything"

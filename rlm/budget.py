@@ -62,8 +62,8 @@ def check(self:Budget,
 
 @patch
 def check_two(self:Budget, tokens: int=0, cost: float|None=0., sub: bool=False):
-    "As `check`, for a call that is to be followed by another one like it"
-    self.check(2*tokens, 2*(cost or 0), sub)
+    "As `check`, for a step that is to be followed by another one like it, or like the largest so far"
+    self.check(2*max(tokens, self._step[0]), 2*max(cost or 0, self._step[1]), sub)
     if self.left() < 2*self._replies:
         raise LimitExceeded("max_seconds", self.seconds + 2*self._replies, self.limits.max_seconds)
 

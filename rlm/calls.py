@@ -41,6 +41,7 @@ class Calls:
         functions: dict): # what it may ask for, by name
         self.functions, self.jobs, self.lock = functions, queue.SimpleQueue(), threading.Lock()
         self.threads = self.idle = self.open = self.bytes = 0
+        self.patience = 10 # seconds that a thread waits for a call
         self.begin()
 
     def begin(self):
@@ -77,8 +78,8 @@ def put(self:Calls,
 def _serve(self:Calls):
     while True:
         with self.lock: self.idle += 1
-        try: context, *job = self.jobs.get(timeout=10)
-        except queue.Empty: context = None
+        try: context, *job = self.jobs.get(timeout=self.patience) or [None]
+        except queue.Empty: context, job = None, []
         with self.lock:
             self.idle -= 1
             if context is None and self.jobs.empty():
@@ -108,3 +109,11 @@ def _carry_out(self:Calls, message, reply, size, clock):
     except BaseException as e: answer = dict(error=["RuntimeError", f"stopped by {type(e).__name__}"])
     self._count(-1, size, clock)
     reply(**answer)
+
+# %% ../nbs/07_calls.ipynb #a8c2f35d
+@patch
+def close(self:Calls):
+    "Let idle threads go; calls that are still made begin new ones"
+    self.patience = 0
+    with self.lock: idle = self.idle
+    for _ in range(idle): self.jobs.put(None)

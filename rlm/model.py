@@ -8,7 +8,7 @@
 __all__ = ['RLM', 'as_question', 'run', 'arun']
 
 # %% ../nbs/10_model.ipynb #da985d58
-import threading
+import os, threading, warnings
 from collections import deque
 from pathlib import Path
 from typing import Any, Callable, Iterable
@@ -18,6 +18,7 @@ from fastcore.meta import delegates
 
 from .batch import abatch as _abatch, batch as _batch
 from .cache import Cache
+from .context import ContextWarning
 from .core import show_event
 from .launch import ShellLimits
 from .lm import LM
@@ -34,6 +35,19 @@ def _functions(**given):
 def _amounts(**given):
     for name,o in given.items():
         if not isinstance(o, int) or o < 0: raise InputError(f"{name} must be a whole number of at least 0, not {o!r:.80}")
+
+# %% ../nbs/10_model.ipynb #a1eb567d
+_elsewhere = dict(max_iterations="limits=Limits(max_steps=...)", max_budget="limits=Limits(max_cost=...)",
+    max_timeout="limits=Limits(max_seconds=...)", max_llm_calls="limits=Limits(max_sub_calls=...)",
+    max_total_tokens="limits=Limits(max_tokens=...)", sub_lm="sub_model=...", recursive_model="sub_model=...",
+    environment="shell=...", custom_tools="tools=...", system_prompt="prompt=...", custom_system_prompt="prompt=...",
+    persistent="session(context)") | {o: f"limits=Limits({o}=...)" for o in vars(Limits()) if o != "max_tokens"}
+
+def _check_params(params, named):
+    "Raise `InputError` for what is no parameter of a model, or has no model to go with"
+    for k in params:
+        if k in _elsewhere: raise InputError(f"RLM has no {k}: it is {_elsewhere[k]}")
+    if params and not named: raise InputError(f"{', '.join(params)}: give these to LM(...), since no model is given by its name")
 
 # %% ../nbs/10_model.ipynb #ec3dec38
 class RLM:
@@ -75,6 +89,7 @@ class RLM:
         _amounts(keep=keep, max_output=max_output, preview=preview, direct_below=direct_below, max_children=max_children,
                  max_refusals=max_refusals)
         subs = sub_model if isinstance(sub_model, (list, tuple)) else [] if sub_model is None else [sub_model]
+        _check_params(params, any(isinstance(o, str) for o in (model, *subs, *choices.values(), verify)))
         def lm(o): return LM(o, base_url, **params) if isinstance(o, str) else o
         self.models,self.choices = [lm(o) for o in (model, *subs)],{k: lm(o) for k,o in choices.items()}
         self.limits,self.shell,self.shell_limits,self.tools = limits,shell,shell_limits,named_tools(tools)
@@ -156,10 +171,17 @@ def session(self:RLM,
     "A shell and a conversation about it, for more than one question"
     return Session(self, context, log)
 
+def _no_path(context):
+    "Warn where the name of a file is taken for a text"
+    short = isinstance(context, str) and len(context) < 300 and "\n" not in context
+    if short and context.strip() and os.path.exists(context): warnings.warn(
+        f"The context is the text {context!r}. To read what has this name, pass Path({context!r}).", ContextWarning, 5)
+
 @patch
 def _new(self:RLM, query, context, log):
     "Question and session"
     query,context = as_question(query, context)
+    _no_path(context)
     if log is None and self.log_dir is not None: log = new_log(query if isinstance(query, str) else "", self.log_dir)
     return query,self.session(context, log)
 

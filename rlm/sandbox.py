@@ -680,6 +680,7 @@ def close(self:WorkerShell):
     "End the worker; no more cells can be run"
     self.closed = True
     if self.worker is not None: self._finalizer()
+    self.calls.close()
 
 # %% ../nbs/07_sandbox.ipynb #80aa2c96
 def _bait(folder, listener):

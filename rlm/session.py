@@ -19,7 +19,7 @@ from .context import facts, load_context, preview
 from .core import CallLM, Driver, adrive, as_dialect, toolloop
 from .io import Scope, in_thread, run_async, run_sync
 from .judge import Evidence, Judge, as_cited
-from .lm import LM
+from .lm import LM, imported
 from .reading import reading_functions
 from .replay import rerun
 from .result import Result, RunStream
@@ -268,6 +268,7 @@ async def _ask(self:Session, query, response_format=None, streams=False, on_even
     if self._asking: raise InputError("This session is answering a question: wait for it, or open another session.")
     typed = None if response_format is None else AnswerType(response_format)
     mine,self._asking,self.run,self.streams = self.parent is None,True,None,streams
+    await imported() # which takes its time once, and is nobody's question
     if mine: self.budget = Budget(self.rlm.limits)
     heard = [self.budget.add, *filter(None, (*self.rlm.listeners(), on_event))] if mine else []
     for fn in heard: self.trajectory.listen(fn)

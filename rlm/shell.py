@@ -510,15 +510,18 @@ def run_command(
     pipe = subprocess.PIPE
     p = subprocess.Popen(cmd, shell=True, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True)
     pumps = [threading.Thread(target=_pump, args=a, daemon=True) for a in ((p.stdout, stdout), (p.stderr, stderr))]
-    for t in pumps: t.start()
-    try: p.wait()
+    try:
+        for t in pumps: t.start()
+        while p.poll() is None: # in slices, since what interrupts a thread arrives between them
+            with suppress(subprocess.TimeoutExpired): p.wait(.2)
     except BaseException:
         with suppress(ProcessLookupError, AttributeError): os.killpg(p.pid, 9)
         p.kill()
         p.wait()
         raise
     finally:
-        for t in pumps: t.join(.5)
+        for t in pumps:
+            if t.ident: t.join(.5)
     return p.returncode
 
 # %% ../nbs/05_shell.ipynb #62293b84

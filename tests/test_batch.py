@@ -4,6 +4,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from rlm.batch import Item, Lease, Parcel, Watch, abatch, as_item, batch
 from rlm.lm import LM
@@ -112,9 +113,11 @@ def test_concurrency_and_closed_shells():
         assert [o.answer for o in res] == [2]*40 and srv.in_flight_max == 4
         assert threading.active_count() <= threads + 6 and len(os.listdir("/proc/self/fd")) <= fds + 6
 
-def test_shells_in_processes_are_gone(server):
+def test_shells_in_processes_are_gone(server, processes):
     res = batch(over(server, shell="process"), [("How many?", "a b")]*6, max_concurrency=3, progress=False)
     assert [o.answer for o in res] == [2]*6
+    res = batch(over(server, shell="process"), [("How many?", "a b")]*2, executor=processes, progress=False)
+    assert [o.answer for o in res] == [2]*2
     left = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True).stdout
     assert "rlm.worker" not in left
 
@@ -162,6 +165,24 @@ def test_asked_again(tmp_path):
         assert all(o.reused for o in once(over(srv, limits=Limits(max_cost=1.0), api_key="sk-other")))
         assert not any(o.reused for o in once(items=[("A?", "x z"), ("B?", "y")]))
         assert not any(o.reused for o in once(items=[dict(query="A?", context="x y", response_format=int), dict(query="Bad?", context="x", id=1)]))
+
+class Report(BaseModel):
+    name: str
+    late: list[int]
+
+@pytest.mark.parametrize("value", ["dict(name='Acme', late=[1, 2])", "Report()", "json.dumps(dict(name='Acme', late=[1, 2]))"])
+def test_typed_answers_are_read_back(tmp_path, value):
+    code = f"import json\nclass Report:\n    def __init__(self): self.name,self.late = 'Acme',[1, 2]\nFINAL({value})"
+    with serve(lambda m, tools: tool_call(code)) as srv:
+        first,again = (batch(over(srv, limits=Limits(max_steps=2)), ["Who?"], response_format=Report, log_dir=tmp_path, progress=False)[0] for _ in range(2))
+    assert first.status == again.status
+    if first.status == "done": assert again.reused and asked(srv) == 1 and again.parsed == first.parsed == Report(name="Acme", late=[1, 2])
+
+def test_citations_are_read_back(tmp_path):
+    with serve(lambda m, tools: tool_call("cite('Acme was late')\nFINAL('Acme')")) as srv:
+        (tmp_path/"f.txt").write_text("In May Acme was late.")
+        first,again = (batch(over(srv), ["Who?"], context=tmp_path/"f.txt", log_dir=tmp_path/"logs", progress=False)[0] for _ in range(2))
+    assert again.reused and again.citations == first.citations and "In May" in str(again.citations[0])
 
 def test_the_same_question_twice(server, tmp_path):
     items = [("How many?", "a b")]*3
@@ -295,23 +316,25 @@ script = """
     if __name__ == "__main__": main(*sys.argv[1:])
 """
 
-@pytest.mark.parametrize("how", ["here", "threads", "processes"])
+@pytest.mark.parametrize("how", ["here", "threads", "processes", "terminal"])
 def test_interrupted(how, tmp_path):
     async def reply(messages, tools):
         if "slow" in str(messages): await asyncio.sleep(30)
         return words(messages, tools)
     (tmp_path/"script.py").write_text(textwrap.dedent(script))
     with serve(reply) as srv:
-        p = subprocess.Popen([sys.executable, tmp_path/"script.py", srv.base_url, tmp_path/"logs", how], stdout=subprocess.PIPE,
+        pool = "processes" if how == "terminal" else how
+        p = subprocess.Popen([sys.executable, tmp_path/"script.py", srv.base_url, tmp_path/"logs", pool], stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True, start_new_session=True)
         def done(): return [o for o in (tmp_path/"logs").glob("*") if Trajectory.load(o).status == "done"]
         while p.poll() is None and (len(srv.requests) < 3 or not done()): time.sleep(0.1)
         start = time.monotonic()
-        p.send_signal(signal.SIGINT) # to this process only, as an editor does; a terminal sends it to all
+        if how == "terminal": os.killpg(p.pid, signal.SIGINT) # to the workers as well
+        else: p.send_signal(signal.SIGINT)
         assert p.stdout.readline().split() == ["stopped", "1"] and time.monotonic() - start < 2
         out,err = p.communicate(timeout=30)
-        assert not srv.in_flight and err == ""
-    assert len(done()) == 1
+        assert not srv.in_flight and (err == "" or how == "terminal"), err
+    assert {Trajectory.load(o).status for o in (tmp_path/"logs").glob("*")} == {"cancelled", "done"}
 
 # ---- watching
 

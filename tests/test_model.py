@@ -6,10 +6,10 @@ from typing import TypedDict
 
 import pytest
 
-from rlm import RLM, Limits, arun, run
+from rlm import RLM, Limits, run
 from rlm.cache import Cache
-from rlm.core import advanced_toolloop
-from rlm.lm import LM
+from rlm.model import arun
+from rlm.lm import LM, litellm_module
 from rlm.offline import Fault, ScriptedLM, Slow, serve, tool_call, tool_calls
 from rlm.trajectory import (AnswerError, Cell, CellOutput, CellStart, Citation, End, Final, InputError, LMError, Reply, ReplyDelta, Run,
     Subcall, SubcallStart, Summary, Trajectory)
@@ -728,7 +728,7 @@ def test_streams_of_children():
     events = list(m.stream("Which?", TEXT))
     child = next(e for e in events if isinstance(e, Run) and e.depth == 1)
     assert any(isinstance(e, Cell) and e.run == child.id for e in events) and [e.run for e in events if isinstance(e, End)] == [child.id, events[0].id]
-    assert [e.run for e in events if isinstance(e, CellOutput)] == [child.id]
+    assert {e.run for e in events if isinstance(e, CellOutput)} == {child.id} and any(isinstance(e, ReplyDelta) and e.run == child.id for e in events)
 
 def test_listeners_hear_of_everything_once():
     heard = []

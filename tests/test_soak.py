@@ -1,6 +1,6 @@
 """Hundreds of questions at once to a provider that does everything wrong now and then, the same way each time: each one ends well or
 with a name, nothing is left over, and nothing is paid twice."""
-import asyncio, gc, hashlib, itertools, json, random, re, tempfile, time
+import asyncio, os, gc, hashlib, itertools, json, random, re, tempfile, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -200,10 +200,27 @@ def soak(n, seed, place, rate, processes, at_once, monkeypatch):
     def watch(o):
         if next(finished) % 50 == 0: sizes.append(round(memory()))
     begun = time.monotonic()
+    GOT,LAG = {},[0]
+    _c = LM._completion
+    def _completion(self, response, start):
+        res = _c(self, response, start)
+        import traceback
+        GOT[res.usage.reasoning_tokens] = str([asyncio.current_task().cancelling(), time.monotonic()-start, res.text[:100]])
+        return res
+    monkeypatch.setattr(LM, "_completion", _completion)
+    async def lag():
+        while True:
+            t=time.monotonic()
+            await asyncio.sleep(0.01)
+            LAG.append(time.monotonic()-t-.01)
+    from rlm.io import submit
+    lagger = submit(lag())
     with Ledger(Provider(seed, rate)).start() as srv:
-        asked = [Asked(x, srv, place/"logs", [None, None, False, (shared := Cache()), (disk := Cache(place/"calls.sqlite"))], processes) for x in range(n)]
+        caches = [None, None, False, Cache(), Cache(place/"calls.sqlite")]
+        asked = [Asked(x, srv, place/"logs", caches, processes) for x in range(n)]
         asyncio.run(run_all(asked, at_once, watch))
         took = time.monotonic() - begun
+        lagger.cancel()
         assert until(lambda: not tasks()), tasks()
         assert until(lambda: not srv.in_flight)
         sent,texts = srv.sent,srv.texts
@@ -212,16 +229,21 @@ def soak(n, seed, place, rate, processes, at_once, monkeypatch):
     outcomes = Counter(o.outcome.split()[0] for o in asked)
     print(f"\n{n} runs in {took:.0f} s, the longest {max(o.took for o in asked):.1f} s; {len(sent)} replies, {sum(srv.reply.done.values())} oddities; {outcomes}")
     print(dict(srv.reply.done), "memory", sizes)
+    pairs = list(zip(asked, logs))
     report = dict(bad=[str(o) for o in asked if o.outcome.split()[0] in ("HUNG", "UNNAMED", "WRONG")], twice={k: v for k,v in numbers.items() if v > 1},
         lost={k: texts[k] for k in sent.keys() - numbers.keys()}, unsent={k: texts[k] for k in numbers.keys() - sent.keys()}, odd=odd,
-        sums=[(str(o), total([o.usage]), total([t.usage])) for o,t in zip(asked, logs) if total([o.usage]) != total([t.usage])],
-        results=[str(o) for o,t in zip(asked, logs) for id,u in o.reported if total([t.of(id).usage]) != total([u])],
-        unended=[str(o) for o,t in zip(asked, logs) if any(not t.of(r.id).status for r in t.runs)])
-    for o in asked:
-        if o.x in (22,): print(str(o), o.rlm.cache, o.rlm.limits, o.rlm.dialect, o.took, *Trajectory.load(o.log), sep="\n   ")
+        sums=[(str(o), total([o.usage]), total([t.usage])) for o,t in pairs if total([o.usage]) != total([t.usage])],
+        results=[str(o) for o,t in pairs for id,u in o.reported if total([t.of(id).usage]) != total([u])],
+        unended=[str(o) for o,t in pairs if any(not t.of(r.id).status for r in t.runs)])
+    print("received but lost", {k: texts[k] for k in sent.keys() & GOT.keys() - numbers.keys()}, "lag", max(LAG))
+    for k in sorted(sent.keys() - numbers.keys())[:8]: print(k, GOT.get(k), texts[k][-60:])
+    for x_ in map(int, filter(None, os.environ.get("SHOW", "").split(","))):
+        print(str(asked[x_]), asked[x_].rlm.cache, asked[x_].rlm.limits, asked[x_].rlm.dialect, asked[x_].took)
+        for e_ in logs[x_]: print("   ", str(e_)[:400])
     for k,v in report.items():
         if v: print(k, len(v), list(v.items() if isinstance(v, dict) else v)[:8])
-    del asked, logs, srv, shared, disk, odd
+    del asked, logs, pairs, srv, caches, odd
+    gc.collect()
     there = dict(threads=lambda: [o for o in threads() if o != "rlm-spawner"], children=children, objects=left, temporary=lambda: list((place/"tmp").iterdir()),
                  files=lambda: list((Counter(files()) - Counter(base)).elements()))
     until(lambda: not there["threads"](), 15)
