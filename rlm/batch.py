@@ -17,7 +17,7 @@ from typing import Any, Iterable
 from fastcore.basics import patch
 
 from .context import fingerprint, load_context
-from .io import run_async, run_sync, submit
+from .io import Scope, run_async, run_sync, submit
 from .judge import Judge
 from .lm import LM, Secret
 from .result import Result
@@ -468,13 +468,15 @@ def batch(
     ) -> list:                # of `Result`, in order
     "Answer many questions; errors are results with status \"error\". Ctrl-C stops everything, and keeps the logs"
     items = list(items)
-    with Watch(len(items), progress) as watch:
-        return run_sync(_batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir))
+    with Watch(len(items), progress) as watch, Scope() as scope:
+        try: return run_sync(_batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir))
+        finally: scope.wait(1.5) # after an interrupt, for the logs to be ended
 
 # %% ../nbs/10_batch.ipynb #80cabfca
 async def abatch(rlm, items: Iterable, context: Any=None, response_format: Any=None, executor: Executor|None=None,
                  max_concurrency: int=8, progress: bool|None=None, log_dir: str|Path|None=None) -> list:
     "`batch` to `await`; cancelling the task stops everything"
     items = list(items)
-    with Watch(len(items), progress) as watch:
-        return await run_async(_batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir))
+    with Watch(len(items), progress) as watch, Scope() as scope:
+        try: return await run_async(_batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir))
+        finally: await asyncio.to_thread(scope.wait, 1.5)

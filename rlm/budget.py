@@ -91,6 +91,19 @@ def call(self:Budget, tokens: int=0, cost: float|None=0., sub: bool=False):
     try: yield
     finally: self.release(tokens, cost, sub)
 
+# %% ../nbs/01_budget.ipynb #bd6c9d16
+@patch
+def weigh(self:Budget,
+    lm,            # an `LM`
+    request,       # a prompt, or messages
+    always: bool=False # whether somebody wants to know, limits or not
+    ) -> tuple:    # tokens, and dollars or `None`
+    "What a request weighs, as far as that matters"
+    lim = self.limits
+    if not always and lim.max_tokens is lim.max_sub_tokens is lim.max_cost is None: return 0,0.
+    tokens = lm.count(request)
+    return tokens,lm.price(tokens)
+
 # %% ../nbs/01_budget.ipynb #8bc96c64
 @patch
 def reserve(self:Budget,
@@ -117,7 +130,8 @@ def left(self:Budget) -> float:
 @patch
 def left_for_code(self:Budget) -> float:
     "Seconds that a cell may take"
-    return max(0., self.left() - 1.5*self._replies)
+    if self.limits.max_seconds is None: return math.inf
+    return max(0., self.left() - 1.5*self._replies - min(1., self.limits.max_seconds/5)) # and for the cell to stop
 
 # %% ../nbs/01_budget.ipynb #d9a52b50
 @patch

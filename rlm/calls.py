@@ -82,7 +82,7 @@ def _serve(self:Calls):
         except queue.Empty: context, job = None, []
         with self.lock:
             self.idle -= 1
-            if context is None and self.jobs.empty():
+            if context is None and (self.jobs.empty() or not self.patience):
                 self.threads -= 1
                 return
         if context is not None: context.run(self._carry_out, *job)
@@ -115,5 +115,5 @@ def _carry_out(self:Calls, message, reply, size, clock):
 def close(self:Calls):
     "Let idle threads go; calls that are still made begin new ones"
     self.patience = 0
-    with self.lock: idle = self.idle
-    for _ in range(idle): self.jobs.put(None)
+    with self.lock: n = self.threads
+    for _ in range(n): self.jobs.put(None)

@@ -22,7 +22,7 @@ from .budget import Budget
 from .cell import CellError, CellResult, clip
 from .io import Scope, in_thread
 from .lm import LM, as_lm
-from .reply import Call, TextEnd, read_turn, scan
+from .reply import Call, TextEnd, read_turn, said, scan
 from .tools import Tool, make_run_repl, prep_shell
 from .trajectory import (Cell, CellOutput, CellStart, End, Event, Final, InputError, LimitExceeded, Limits,
     LMContextLengthError, Reply, ReplyDelta, RLMError, Run, ShellError, Subcall, Summary, Trajectory, to_messages)
@@ -164,7 +164,7 @@ def toolloop(
         except LimitExceeded as e: return Final(answer=best, how="fallback"),limit or e.type
         events.append(reply)
         turn = read_turn(reply.message, names, code_tool)
-        best = turn.text or best
+        best = said(reply.message) or best
         if limit: return (yield from _last_turn(turn, step, events, patterns, best)),limit
         if final := (yield from _turned(turn, step, events, patterns)): return final,None
         was_idle,idle = idle,not turn.calls and not turn.end
@@ -220,7 +220,7 @@ def _reply(self:Driver, completion, effect):
     if self.run.dialect == "fenced": message = _without_tools(message)
     reply = self.trajectory.append(Reply(run=self.run.id, parent=self.run.id, step=effect.step, model=completion.model,
         message=message, usage=completion.usage, finish_reason=completion.finish_reason, seconds=completion.seconds))
-    self.last_reply,self.said = reply.id,scan(message.get("content") or "")[1] or self.said
+    self.last_reply,self.said = reply.id,said(message) or self.said
     return reply
 
 # %% ../nbs/09_core.ipynb #7d39ce3d
@@ -271,19 +271,11 @@ def _at_hand(self:Driver, effect):
 
 # %% ../nbs/09_core.ipynb #94c71931
 @patch
-def _weigh(self:Driver, messages):
-    "Tokens of a request and their price"
-    lim = self.budget.limits
-    if lim.max_tokens is lim.max_sub_tokens is lim.max_cost is None: return 0,0.
-    tokens = self.lm.count(messages)
-    return tokens,self.lm.price(tokens)
-
-@patch
 @contextmanager
 def _room(self:Driver, effect):
     "Room in the budget for a step"
     child = self.run.depth > 0
-    weight = *self._weigh(effect.messages),child
+    weight = *self.budget.weigh(self.lm, effect.messages),child
     if effect.tools: self.budget.check_two(*weight)
     if child: self.budget.reserve(spare=int(effect.tools))
     with self.budget.call(*weight): yield
@@ -315,6 +307,7 @@ async def _acall(self:Driver, effect):
                 await self.lm.acomplete(effect.messages, after=after, **how, **self.params(effect))
         except TimeoutError:
             if not clock.expired(): raise
+            if got: return got[0] # it has just arrived, and is paid
             raise LimitExceeded("max_seconds", self.budget.seconds, self.budget.limits.max_seconds) from None
         return got[0]
 

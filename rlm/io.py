@@ -50,7 +50,7 @@ class Job(Future):
     "What will become of a coroutine on the I/O loop"
     def __init__(self, coro):
         super().__init__()
-        self._coro,self._task,self._loop = coro,None,io_loop()
+        self._coro,self._task,self._loop,self._asked = coro,None,io_loop(),False # whether it was told to stop
         self._loop.call_soon_threadsafe(self._start) # with the context variables of the caller
 
     def _start(self):
@@ -58,8 +58,9 @@ class Job(Future):
         self._task.add_done_callback(self._end)
 
     def cancel(self):
-        "Ask the coroutine to stop; it is over a little later"
-        if not self.done(): self._loop.call_soon_threadsafe(lambda: self._task.cancel())
+        "Ask the coroutine to stop, once, so that its ending is not broken off; it is over a little later"
+        asked,self._asked = self._asked,True
+        if not asked and not self.done(): self._loop.call_soon_threadsafe(lambda: self._task.cancel())
         return not self.done()
 
 # %% ../nbs/02_io.ipynb #e09fca45
@@ -170,7 +171,8 @@ async def landing(coro):
     task = asyncio.ensure_future(coro)
     try: return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=grace)
+        for _ in range(5): # so that a loop that was held up has still time to read what is there
+            if not task.done(): await asyncio.wait([task], timeout=grace/5)
         if not task.done() or task.cancelled() or task.exception(): raise
         return task.result()
     finally:

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from .cell import CellResult, HeadTail, cell_error, clip, patch
 from .channel import LIVE, SNAPSHOT, Channel, Packer, ProtocolError, to_frame, unpack
+from .plain import plain
 from .shell import InProcessShell
 
 # %% ../nbs/06_live.ipynb #54905bdf
@@ -56,6 +57,7 @@ class Journal(HeadTail):
 # %% ../nbs/06_live.ipynb #cc478e5c
 class WorkerCells(InProcessShell):
     "The shell of a worker"
+    sends = True
     def __init__(self, keep, journal, files, offload=None):
         self.journal, self.files = journal, files # file descriptors; `files` are behind 1 and 2
         super().__init__(keep, offload)
@@ -452,10 +454,17 @@ def install(self: Live, functions: list, values: dict):
 
 # %% ../nbs/06_live.ipynb #a4ee667f
 @patch
+def _as_answer(self: Live, value):
+    "A variable as the host wants it: as data where it asks for answers of a type"
+    if "check_answer" not in self.sh._protected: return value
+    with suppress(Exception): return plain(value)
+    return value
+
+@patch
 def _value_of(self: Live, message, blob):
     op = message["op"]
     if op == "variables": return dict(list(self.sh.variables().items())[:1000])
-    if op == "resolve": return self.sh.resolve(message["name"])
+    if op == "resolve": return self._as_answer(self.sh.resolve(message["name"]))
     if op == "probe": return probe(message)
     if op != "protect": raise ProtocolError(f"unknown request {op!r}")
     self.cells += 1

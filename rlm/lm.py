@@ -655,4 +655,5 @@ def as_lm(model: "str|LM",      # a model's name, or an `LM` as it is
           **kwargs                 # for a name, as for `LM`
          ) -> LM:
     "An `LM` from whatever the caller has"
+    if model is None: raise InputError("A model is needed: its name, such as 'openai/gpt-5', or an LM")
     return model if isinstance(model, LM) else LM(model, base_url=base_url, **kwargs)

@@ -8,7 +8,7 @@
 __all__ = ['RLM', 'as_question', 'run', 'arun']
 
 # %% ../nbs/10_model.ipynb #da985d58
-import os, threading, warnings
+import difflib, inspect, os, threading, warnings
 from collections import deque
 from pathlib import Path
 from typing import Any, Callable, Iterable
@@ -45,8 +45,10 @@ _elsewhere = dict(max_iterations="limits=Limits(max_steps=...)", max_budget="lim
 
 def _check_params(params, named):
     "Raise `InputError` for what is no parameter of a model, or has no model to go with"
+    ours = list(inspect.signature(RLM.__init__).parameters)
     for k in params:
         if k in _elsewhere: raise InputError(f"RLM has no {k}: it is {_elsewhere[k]}")
+        if near := difflib.get_close_matches(k, ours, 1, 0.8): raise InputError(f"RLM has no {k}: is it {near[0]}?")
     if params and not named: raise InputError(f"{', '.join(params)}: give these to LM(...), since no model is given by its name")
 
 # %% ../nbs/10_model.ipynb #ec3dec38
@@ -166,7 +168,7 @@ def _count(self:RLM, e: Event):
 @patch
 def session(self:RLM,
     context: Any=None,       # anything that `load_context` takes: text, list, dict, data frame, `Path`, ...
-    log: str|Path|None=None  # where to keep the trajectory
+    log: str|Path|None=None  # where to keep the trajectory; one that is there is gone on from
     ) -> Session:
     "A shell and a conversation about it, for more than one question"
     return Session(self, context, log)
@@ -207,7 +209,7 @@ def completion(self:RLM,
     query: str|list,          # the question, or messages in OpenAI's format
     context: Any=None,        # anything that `load_context` takes
     response_format: Any=None, # what the answer must be: a type, pydantic model, dataclass, `TypedDict` or JSON schema
-    log: str|Path|None=None,  # where to keep the trajectory; default: a new file in `log_dir`, if there is one
+    log: str|Path|None=None,  # where to keep the trajectory; one that is there is gone on from; default: a new file in `log_dir`
     ) -> Result:
     "Answer a question and wait for it; raises an `RLMError` with the trajectory so far when that is impossible"
     query,session = self._new(query, context, log)

@@ -48,7 +48,7 @@ class Session:
         self.cache = parent.cache if parent else Cache() if rlm.cache is None else rlm.cache or None
         self.events,self.new = [],{} # of the conversation; contexts that the model has not been told of
         self.shell,self.result,self.run,self.judge,self.budget = None,None,None,None,parent and parent.budget
-        self._asking,self.closed,self._opens = False,False,threading.Lock()
+        self._asking,self._checks,self.closed,self._opens = False,False,False,threading.Lock()
 
 # %% ../nbs/09_session.ipynb #5c3cbde5
 @patch(as_prop=True)
@@ -123,6 +123,14 @@ def _restore(self:Session):
 
 # %% ../nbs/09_session.ipynb #d02b6614
 @patch
+def _system(self:Session, dialect):
+    "The system prompt, with the functions that are in the shell"
+    there = self.shell.functions | model_functions() | reading_functions()
+    text = prompts.system_prompt(self.rlm.prompt or prompts.REPL_SYSTEM_PROMPT, there, dialect)
+    names = ", ".join(self.rlm.choices)
+    return text + (f"\n\nModels for llm_query(prompt, model=...), beside the usual one: {names}" if names else "")
+
+@patch
 def _opening(self:Session, query, typed):
     "The event that opens a run"
     o,sh,first = self.rlm,self.shell,not self.events
@@ -130,8 +138,7 @@ def _opening(self:Session, query, typed):
     about = {name: facts(v) for name,v in sh.contexts.items()} if first else self.new
     known = about.get("context", {}) if first else {}
     dialect = as_dialect(self.lm, o.dialect)
-    system = prompts.system_prompt(o.prompt or prompts.REPL_SYSTEM_PROMPT, sh.functions | model_functions() | reading_functions(), dialect) if first else ""
-    if first and o.choices: system += f"\n\nModels for llm_query(prompt, model=...), beside the usual one: {', '.join(o.choices)}"
+    system = self._system(dialect) if first else ""
     pieces = preview(self.context, o.preview) if first and o.preview else ""
     prompt = prompts.user_prompt(query, about, wanted, pieces) if first else prompts.further_prompt(query, about, wanted)
     self.new = {}
@@ -162,7 +169,8 @@ async def _aside(self:Session, lm, messages, purpose, **params):
         self.trajectory.append(e)
     try:
         self.budget.reserve()
-        await lm.acomplete(messages, after=after, **params)
+        weight = *await in_thread(self.budget.weigh, lm, messages),True
+        with self.budget.call(*weight): await lm.acomplete(messages, after=after, **params)
     except (LMError, LimitExceeded) as error:
         e.error = str(error)
         self.trajectory.append(e)
@@ -204,7 +212,7 @@ def _judge(self:Session, query, typed):
     async def ask(lm, prompt): return await self._aside(lm, prompt, "verify")
     verify = None if self.depth else o.verify
     self.judge = Judge(query, typed, verify, o.max_refusals, self._evidence, ask)
-    if typed and not hasattr(self, "_checks"):
+    if typed and not self._checks:
         self._checks = True
         self.shell.protect(check_answer=self._check_answer)
 
@@ -224,7 +232,8 @@ def _driver(self:Session, query, typed, streams):
     self._judge(query, typed)
     o,sh,self.run = self.rlm,self.shell,self._opening(query, typed)
     self.run.limits = vars(o.limits)
-    driver = Driver(self.lm, [make_run_repl(sh, o.max_output, o.final_var)], sh, self.trajectory, self.run, self.budget, o.max_output)
+    run_repl = make_run_repl(sh, o.max_output, o.final_var)
+    driver = Driver(self.lm, [run_repl], sh, self.trajectory, self.run, self.budget, o.max_output)
     driver.judge,driver.streams = self.judge,streams
     async def shorten(effect): return await self._shorten(driver, effect)
     driver.shorten = shorten
@@ -244,13 +253,9 @@ async def _answer(self:Session, query, typed, streams):
             await driver.keep_draft()
             raise
         if limit: await driver.keep_draft()
-        if final.how == "fallback" and self.judge.parsed is None: await self._read_anyway(final)
         driver.finish(final, limit)
-
-@patch
-async def _read_anyway(self:Session, final):
-    "What a last word may mean as the type asked for"
-    with contextlib.suppress(AnswerError): self.judge.parsed = self.judge.parse(final)
+    if self.judge.parsed is None: # what a last word may mean as the type asked for
+        with contextlib.suppress(AnswerError): self.judge.parsed = self.judge.parse(final)
 
 # %% ../nbs/09_session.ipynb #60382fdd
 @patch
@@ -267,13 +272,15 @@ async def _ask(self:Session, query, response_format=None, streams=False, on_even
     if not isinstance(query, str) or not query.strip(): raise InputError("The question is empty: say what you want to know.")
     if self._asking: raise InputError("This session is answering a question: wait for it, or open another session.")
     typed = None if response_format is None else AnswerType(response_format)
-    mine,self._asking,self.run,self.streams = self.parent is None,True,None,streams
-    await imported() # which takes its time once, and is nobody's question
-    if mine: self.budget = Budget(self.rlm.limits)
-    heard = [self.budget.add, *filter(None, (*self.rlm.listeners(), on_event))] if mine else []
-    for fn in heard: self.trajectory.listen(fn)
+    self._asking,self.run,self.streams = True,None,streams
+    scope,heard = Scope(),[]
     try:
-        with Scope() as scope: await self._direct(query, typed) or await self._answer(query, typed, streams)
+        await imported() # which takes its time once, and is nobody's question
+        if self.parent is None:
+            self.budget = Budget(self.rlm.limits)
+            heard = [self.budget.add, *filter(None, (*self.rlm.listeners(), on_event))]
+        for fn in heard: self.trajectory.listen(fn)
+        with scope: await self._direct(query, typed) or await self._answer(query, typed, streams)
     finally:
         scope.cancel()
         for fn in heard: self.trajectory.unlisten(fn)

@@ -26,6 +26,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from .cell import (UNSET, CellResult, HeadTail, bytes_of, cell_error, clip, clipped_repr, containers, patch,
                       size_of)
+from .plain import plain
 from .quiet import EchoShell
 from .reading import page, reading_functions
 from .routing import Route, cell_sys, current_shell, outside_cell, own_streams, refuse_keyboard
@@ -276,6 +277,7 @@ class FigureShell(DisplayShell):
 # %% ../nbs/05_shell.ipynb #c7c7cd75
 class NameShell(FigureShell):
     "Keeps the host's names apart from the model's"
+    sends = False # whether answers go to another process, which wants data
     def __init__(self, keep: int = 1_000_000):
         self._protected = {}
         super().__init__(keep)
@@ -371,16 +373,15 @@ class _Text(str):
 def _answered(self: NameShell, value):
     "Record the answer of the current cell; the first one counts"
     if self._gone() or self._cell.final is not UNSET: return
-    self._check(value)
-    self._cell.final = value
+    self._cell.final = self._checked(value)
 
 @patch
-def _check(self: NameShell, value):
-    "Raise what the host has against an answer"
-    if (check := self._protected.get("check_answer")) is None: return
-    try: from rlm.typed import plain
-    except ImportError: return check(value) # in a container there is not all that it needs
-    check(plain(value))
+def _checked(self: NameShell, value):
+    "An answer as it is to be kept; raises what the host has against it"
+    if (check := self._protected.get("check_answer")) is None: return value
+    data = plain(value)
+    check(data)
+    return data if self.sends else value
 
 # %% ../nbs/05_shell.ipynb #66bba97a
 def model_functions(
@@ -432,7 +433,7 @@ class AnswerShell(NameShell):
         super()._end()
         if self._cell.final is not UNSET or (answer := self._ready()) is None: return
         answer["ready"] = False # unless it passes
-        self._check(answer.get("content"))
+        self._checked(answer.get("content"))
         answer["ready"] = True
 
     def _result(self, cell, error, seconds):

@@ -92,14 +92,6 @@ def named(self:SubLM, model: str|None=None) -> LM:
 _usual_reply = 300 # tokens, as long as there has been none
 
 @patch
-def _weigh(self:SubLM, lm, request):
-    "Tokens of a request and their price"
-    lim = self.budget.limits
-    if lim.max_tokens is lim.max_sub_tokens is lim.max_cost is self.on_fanout is None: return 0,0.
-    tokens = lm.count(request)
-    return tokens,lm.price(tokens)
-
-@patch
 def _plan(self:SubLM, lm, weights):
     "What a batch will come to"
     tokens,u = sum(t for t,_ in weights),self.budget.usage
@@ -130,7 +122,7 @@ class _Batch:
         if len(self.images) != len(prompts): raise InputError(
             f"images must have an entry for each prompt: {len(self.images)} for {len(prompts)} prompts")
         self.requests = [as_request(p, o, typed, sub.system) for p,o in zip(prompts, self.images)]
-        self.weights = [sub._weigh(self.lm, o) for o in self.requests]
+        self.weights = [sub.budget.weigh(self.lm, o, sub.on_fanout is not None) for o in self.requests]
         sub._approved(sub._plan(self.lm, self.weights))
         sub.budget.reserve(len(prompts))
         self.place = dict(run=sub.run, parent=sub.parent, batch=next(sub.batches), of=len(prompts), model=self.lm.model)
@@ -180,7 +172,7 @@ def _once_more(self:_Batch, i, text, e):
     asked = self.requests[i]
     if isinstance(asked, str): asked = [dict(role="user", content=asked)]
     self.requests[i] = [*asked, dict(role="assistant", content=text or "-"), dict(role="user", content=f"{e} Reply again.")]
-    self.weights[i] = self.sub._weigh(self.lm, self.requests[i])
+    self.weights[i] = self.sub.budget.weigh(self.lm, self.requests[i])
     try: self.sub.budget.reserve()
     except LimitExceeded: return False
     return True

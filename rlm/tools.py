@@ -6,7 +6,7 @@
 __all__ = ['OFFLOAD', 'Tool', 'Reader', 'named_tools', 'prep_shell', 'CellText', 'make_run_repl']
 
 # %% ../nbs/08_tools.ipynb #e0b58f0f
-import functools, inspect, sys
+import functools, inspect, re, sys
 from contextlib import suppress
 from typing import Any, Callable
 
@@ -18,7 +18,7 @@ from .context import load_context
 from .io import in_thread, run_sync
 from .launch import ShellLimits
 from .lm import LM, as_lm
-from .reading import Index, locate
+from .reading import Index, locate, reading_functions
 from .sandbox import WorkerShell
 from .shell import InProcessShell, Shell, model_functions
 from .subcalls import SubLM
@@ -137,9 +137,11 @@ def named_tools(
     if not isinstance(tools, dict):
         if odd := [o for o in tools if not callable(o) or not hasattr(o, "__name__")]:
             raise InputError(f"tools are functions with a name, or a dict of names to functions and values, not {odd[0]!r:.80}")
-        return {f.__name__: f for f in tools}
+        tools = {f.__name__: f for f in tools}
     if odd := [k for k in tools if not isinstance(k, str) or not k.isidentifier()]:
         raise InputError(f"A tool needs a name that Python takes as one, not {odd[0]!r:.80}")
+    if taken := tools.keys() & {"context", "answer", *model_functions(), *reading_functions()}:
+        raise InputError(f"{min(taken)} belongs to the shell: give your tool another name")
     return tools
 
 def _shell(home, limits, offload):
@@ -183,9 +185,9 @@ def prep_shell(
     return sh
 
 # %% ../nbs/08_tools.ipynb #279742df
-def _finalised(sh, cell, final_var):
-    "`cell`, with the value of `final_var` as the answer if there is such a variable"
-    if final_var and not cell.ended and not cell.error:
+def _finalised(sh, code, cell, final_var):
+    "`cell`, with the value of `final_var` as the answer if its code names that variable and it exists"
+    if final_var and re.search(rf"\b{re.escape(final_var)}\b", code) and not cell.ended and not cell.error:
         with suppress(NameError): cell.final = sh.resolve(final_var)
     return cell
 
@@ -207,10 +209,10 @@ def make_run_repl(
     def run_repl(python_code: str # Python code; IPython's %magics, !commands and top-level await work
                 ) -> str:
         "Run code in a persistent IPython shell and get back what it printed and the value of its last expression."
-        return CellText(_finalised(sh, sh.run(python_code), final_var), max_output)
+        return CellText(_finalised(sh, python_code, sh.run(python_code), final_var), max_output)
     async def acall(python_code):
         cell = await sh.arun(python_code)
-        if final_var: cell = await in_thread(_finalised, sh, cell, final_var)
+        if final_var: cell = await in_thread(_finalised, sh, python_code, cell, final_var)
         return CellText(cell, max_output)
     run_repl.shell,run_repl.acall = sh,acall
     return run_repl

@@ -1,7 +1,7 @@
 """Cancelling in the middle of anything: what was asked for stops, and all else goes on.
 
 Each case prints how long it took until the caller had control again and until the server saw no open call."""
-import asyncio, gc, json, os, queue, shutil, signal, subprocess, sys, threading, time
+import asyncio, functools, gc, json, os, queue, shutil, signal, subprocess, sys, threading, time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -36,9 +36,9 @@ CODE = dict(
     awaits="import asyncio\nhere()\nawait asyncio.sleep(60)",
     call="wait()", # a function of the host that takes its time
     query="llm_query('hang')",
-    batch="llm_query_batched(['hang']*64)",
-    abatch="await allm_query_batched(['hang']*64)",
-    half="llm_query_batched(['say']*32 + ['hang']*32)",
+    batch="llm_query_batched([f'hang {i}' for i in range(64)])",
+    abatch="await allm_query_batched([f'hang {i}' for i in range(64)])",
+    half="llm_query_batched([f'{o} {i}' for o in ('say', 'hang') for i in range(32)])",
     child="rlm_query('hang', 'text')",
     childcell="rlm_query('AT spin', 'text')",
     childbatch="rlm_query('AT batch', 'text')",
@@ -61,7 +61,7 @@ class Case:
     "An RLM with a server of its own, and a question that gets stuck at a place"
     def __init__(self, folder, place, home, srv, **kw):
         self.place, self.home, self.srv, self.log, self.at = place, home, srv, folder/"log.jsonl", threading.Event()
-        self.release, self.before = threading.Event(), _tasks()
+        self.release, self.before = threading.Event(), warm()
         self.lm = LM("openai/m", base_url=srv.base_url, api_key="none", retries=0, max_concurrency=64)
         def here(): self.at.set()
         def wait():
@@ -96,6 +96,12 @@ class Case:
             assert eventually(lambda: self.replies() == 32, 30), self.replies()
 
     def replies(self): return sum(isinstance(e, Subcall) for e in Trajectory.load(self.log))
+
+@functools.cache
+def warm():
+    "The number of tasks that are always there, once LiteLLM has made its own"
+    with serve("warm") as srv: LM("openai/m", base_url=srv.base_url, api_key="none").complete("up")
+    return _tasks()
 
 async def _all(): return len([o for o in asyncio.all_tasks() if o is not asyncio.current_task()])
 def _tasks(): return asyncio.run_coroutine_threadsafe(_all(), io_loop()).result(SOON)

@@ -84,9 +84,15 @@ def test_typed_wrong_in_any_way_is_told(wrong, shell):
     with m: r = m.completion("When?", TEXT, int)
     assert r.parsed == r.answer == 1987 and r.steps == 2 and r.status == "done" and 20 < len(last(m)) < 3000
 
-def test_typed_frames_from_a_worker():
-    r = ask([f">>>import pandas\nFINAL(pandas.DataFrame([{GOOD!r}]))"], response_format=list[City], shell="process")
-    assert r.parsed == [City(**GOOD)] and r.answer == [GOOD]
+MADE = ["import pandas\nx = pandas.DataFrame([G])", "from pydantic import BaseModel\nclass C(BaseModel):\n    name: str\n    year: int\nx = [C(**G)]",
+    "from dataclasses import dataclass\n@dataclass\nclass C:\n    name: str\n    year: int\nx = (C(**G),)", "import numpy\nx = numpy.array([G])", "x = [dict(G, when=__import__('datetime').date(2020, 1, 1))]"]
+
+@pytest.mark.parametrize("code", MADE, ids=["frame", "pydantic", "dataclass", "numpy", "date"])
+@pytest.mark.parametrize("end", ["\nFINAL(x)", ""])
+def test_typed_objects_from_a_worker(code, end):
+    "Objects of the shell are taken as they are, wherever it runs"
+    r = ask([">>>" + code.replace("G", repr(GOOD)) + end, "FINAL_VAR(x)"], response_format=list[City], shell="process")
+    assert r.parsed == [City(**GOOD)] and r.steps == 2 - bool(end)
 
 def test_typed_text_in_code_is_no_number():
     "Code gives objects: a string of JSON is refused, and the reason is told"

@@ -248,6 +248,15 @@ def soak(n, seed, place, rate, processes, at_once, monkeypatch):
                  files=lambda: list((Counter(files()) - Counter(base)).elements()))
     until(lambda: not there["threads"](), 15)
     leaks = {k: f() for k,f in there.items() if f()}
+    if "objects" in leaks and os.environ.get("SHOW") is not None:
+        def show(o, depth=0, seen=set()):
+            if id(o) in seen or depth > 4: return
+            seen.add(id(o))
+            for q in gc.get_referrers(o):
+                if type(q).__name__ in ("list_iterator",) or type(q).__name__ == "list" and len(q) > 10000 or type(q).__name__ == "frame" and q.f_code.co_name == "show": continue
+                print("  "*depth, type(q), (str(q.f_code) if type(q).__name__ == "frame" else str(q))[:300].replace("\n", " "))
+                show(q, depth+1)
+        for o in [o for o in gc.get_objects() if type(o).__name__ == "Session"]: show(o)
     print("leaks", leaks, "sockets", sockets())
     assert not leaks and not any(report.values())
     return outcomes,sizes
