@@ -1287,6 +1287,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rlm.trajectory.Trajectory._place': ('trajectory.html#trajectory._place', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Trajectory._repr_markdown_': ( 'trajectory.html#trajectory._repr_markdown_',
                                                                                'rlm/trajectory.py'),
+                                'rlm.trajectory.Trajectory._tell': ('trajectory.html#trajectory._tell', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Trajectory._usages': ('trajectory.html#trajectory._usages', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Trajectory._write': ('trajectory.html#trajectory._write', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Trajectory.answer': ('trajectory.html#trajectory.answer', 'rlm/trajectory.py'),

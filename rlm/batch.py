@@ -7,7 +7,7 @@ __all__ = ['Item', 'as_item', 'log_name', 'find_answer', 'put_aside', 'as_failed
            'Watch', 'as_items', 'Batch', 'batch', 'abatch']
 
 # %% ../nbs/10_batch.ipynb #f6b9130f
-import asyncio, contextlib, copy, hashlib, itertools, json, os, pickle, socket, tempfile, time
+import asyncio, contextlib, copy, hashlib, itertools, json, os, pickle, socket, tempfile, threading, time
 from collections import Counter
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -253,6 +253,7 @@ class Watch:
     def __init__(self, total: int, progress: bool|None=None):
         self.total,self.progress,self.usage,self.counts = total,progress,Usage(),Counter()
         self.start,self.shown,self.line,self.handle = time.monotonic(),0,None,None
+        self._lock = threading.Lock() # replies arrive on more than one thread
 
 @patch
 def __str__(self:Watch):
@@ -302,7 +303,7 @@ def show(self:Watch, now: bool=False):
 def hear(self:Watch, e: Event):
     "Count the usage of an event"
     if not isinstance(e, (Reply, Subcall)): return
-    self.usage += e.usage
+    with self._lock: self.usage += e.usage
     self.show()
 
 @patch
@@ -342,7 +343,7 @@ class Batch:
         self.log_dir = log_dir and new_log("", log_dir).parent
         self.slots = asyncio.Semaphore(max_concurrency if executor is None else len(items) or 1)
         self.turn,self.names,self.prints = asyncio.Lock(),Counter(),{}
-        self.lease = executor and Lease()
+        self.lease = None if executor is None else Lease()
         self.sent = copy.copy(rlm) # tells nobody, since events come back with the result
         self.sent.on_event,self.sent.verbose = None,False
 
@@ -365,7 +366,7 @@ def _log(self:Batch, item, content):
 @patch
 def prepare(self:Batch, item: Item) -> tuple:
     "The item as it will be asked, and the answer that there is already, or `None`"
-    there = self.executor and _paths(item.context)
+    there = _paths(item.context) if self.executor is not None else None
     new = replace(item, context=there or load_context(item.context))
     if self.log_dir is None: return new,None
     new.log = self._log(item, self._print(item, None if there else new.context))
@@ -421,7 +422,7 @@ async def _result(self:Batch, n, item):
     async with self.turn: item,found = await asyncio.to_thread(self.prepare, item)
     if found: return found
     with self.rlm._lock: self.rlm.runs += 1
-    return await (self.elsewhere(n, item) if self.executor else ask(self.rlm, item, heard=self.watch.hear))
+    return await (ask(self.rlm, item, heard=self.watch.hear) if self.executor is None else self.elsewhere(n, item))
 
 @patch
 async def one(self:Batch, n: int, item: Item) -> Result:
@@ -478,5 +479,6 @@ async def abatch(rlm, items: Iterable, context: Any=None, response_format: Any=N
     "`batch` to `await`; cancelling the task stops everything"
     items = list(items)
     with Watch(len(items), progress) as watch, Scope() as scope:
-        try: return await run_async(_batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir))
+        job = _batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir)
+        try: return await run_async(job)
         finally: await asyncio.to_thread(scope.wait, 1.5)

@@ -14,7 +14,7 @@ __all__ = ['passing', 'RLMError', 'InputError', 'AnswerError', 'ContextError', '
            'to_messages', 'fenced']
 
 # %% ../nbs/00_trajectory.ipynb #60061075
-import itertools, json, os, re, threading, time
+import itertools, json, os, re, threading, time, warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Iterable
@@ -335,8 +335,17 @@ def append(self:Trajectory,
             self._place(event)
             if self.path: self._write(event_to_json(event))
             self.events.append(event)
-        for fn in list(self._listeners): fn(event)
+        for fn in list(self._listeners): self._tell(fn, event)
     return event
+
+@patch
+def _tell(self:Trajectory, fn, event):
+    "Call a listener; one that fails is not called again, and the run goes on"
+    try: fn(event)
+    except Exception as e:
+        self.unlisten(fn)
+        name = getattr(fn, "__name__", type(fn).__name__)
+        warnings.warn(f"{name} failed, and hears no more of this run: {type(e).__name__}: {e}", stacklevel=3)
 
 @patch
 def _place(self:Trajectory, event):

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from rlm.batch import Item, Lease, Parcel, Watch, abatch, as_item, batch
-from rlm.lm import LM
+from rlm.batch import Lease, Parcel, Watch, abatch, as_item, batch
 from rlm.model import RLM
-from rlm.offline import Fault, ScriptedLM, Slow, serve, tool_call
-from rlm.trajectory import InputError, Limits, Reply, Run, Trajectory, Usage
+from rlm.offline import Fault, serve, tool_call
+from rlm.trajectory import InputError, Limits, Reply, Trajectory, Usage
 
 facts = {"Acme": "Acme was late twice in May.", "Bolt": "Bolt was never late in May.", "Cord": "Cord was late once in June."}
 questions = [(f"How often was {k} late?", v) for k,v in facts.items()]
@@ -77,9 +76,8 @@ def test_nothing_to_do(executor): assert batch(RLM("offline/extractive"), [], ex
 
 def test_mistakes_cost_nothing(server):
     rlm = over(server)
-    for bad in (3, "", dict(question="Who?"), dict(query="Who?", contxt="x"), dict(query="Who?", response_format=3), ["a", "b", "c"]):
-        if bad != "":
-            with pytest.raises(InputError): batch(rlm, [("How many?", "a"), bad])
+    for bad in (3, dict(question="Who?"), dict(query="Who?", contxt="x"), dict(query="Who?", response_format=3), ["a", "b", "c"]):
+        with pytest.raises(InputError): batch(rlm, [("How many?", "a"), bad])
     with pytest.raises(InputError, match="get_executor"): batch(rlm, ["Who?"], executor=object())
     with pytest.raises(InputError, match="max_concurrency"): batch(rlm, ["Who?"], max_concurrency=0)
     with pytest.raises(InputError, match="gone.txt"): batch(rlm, ["Who?"], context=Path("gone.txt"))
@@ -133,7 +131,7 @@ def test_cancelled(tmp_path):
         task = asyncio.create_task(abatch(rlm, [("quick?", "a"), ("slow?", "a"), ("slow?", "b"), ("quick?", "b")], log_dir=tmp_path,
                                           max_concurrency=3, progress=False))
         while len(srv.requests) < 4: await asyncio.sleep(0.05)
-        while rlm.usage.calls < 2: await asyncio.sleep(0.05)
+        while [Trajectory.load(o).status for o in tmp_path.iterdir()].count("done") < 2: await asyncio.sleep(0.05)
         start = time.monotonic()
         task.cancel()
         with pytest.raises(asyncio.CancelledError): await task
@@ -316,7 +314,7 @@ script = """
     if __name__ == "__main__": main(*sys.argv[1:])
 """
 
-@pytest.mark.parametrize("how", ["here", "threads", "processes", "terminal"])
+@pytest.mark.parametrize("how", ["here", "threads", *(pytest.param(o, marks=pytest.mark.slow) for o in ("processes", "terminal"))])
 def test_interrupted(how, tmp_path):
     async def reply(messages, tools):
         if "slow" in str(messages): await asyncio.sleep(30)

@@ -33,8 +33,10 @@ CODE = dict(
 def reply(messages, tools=None):
     first = next(m["content"] for m in messages if m["role"] == "user")
     if first.startswith("echo "): return first.removeprefix("echo ")
-    asked = [k for k in CODE if f"ask {k}" in str(messages[-1]["content"])]
-    return tool_call(CODE[asked[-1]]) if asked else f"I do not know what to do with {messages[-1]['content']!r:.200}"
+    last = str(messages[-1]["content"])
+    if messages[-1]["role"] == "tool": return tool_call(f"FINAL({last!r})") # a cell that should have ended the run
+    asked = [k for k in CODE if f"ask {k}" in last]
+    return tool_call(CODE[asked[-1]]) if asked else f"FINAL(nothing to do with {last})"
 
 # ---- Every public way, as source that runs anywhere; each check is of an answer that only this way could give
 

@@ -142,7 +142,7 @@ PRICES = dict(input_cost_per_token=1e-6, output_cost_per_token=1e-5)
 def test_max_cost(model, params):
     "Over HTTP: what the server counts is what is charged, and a call for which there is no room is not made"
     def reply(messages, tools): return tool_call("got = llm_query_batched(['the ' * 2500 + str(i) for i in range(8)])\nprint(len(got))", id=f"c{len(messages)}") if tools and "last step" not in str(messages[-1]) and len(messages) < 9 else "FINAL(enough)" if tools else "ok"
-    with serve(reply) as srv, RLM(model, base_url=srv.base_url, limits=Limits(max_cost=0.012 if params else 0.0024), cache=False, api_key="k", dialect="tools", **params) as m:
+    with serve(reply) as srv, RLM(model, base_url=srv.base_url, limits=Limits(max_cost=0.012 if params else 0.0025), cache=False, api_key="k", dialect="tools", **params) as m:
         r = m.completion("Which?", TEXT)
         u = sum(srv.usage.values(), type(r.usage)())
     assert (u.prompt_tokens, u.completion_tokens, u.calls) == (r.usage.prompt_tokens, r.usage.completion_tokens, r.usage.calls)

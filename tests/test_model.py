@@ -181,8 +181,7 @@ def tree(reply, **kw):
     kw.setdefault("limits", Limits(max_depth=2))
     return RLM(at(0), [at(i) for i in range(1, 4)], **kw)
 
-@pytest.mark.parametrize("shell", ["inprocess", "process"])
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth,shell", [(1, "inprocess"), (2, "inprocess"), (3, "inprocess"), (1, "process"), (3, "process"), (2, "sandbox")])
 def test_depths(depth, shell):
     "Every level asks the next one, the last one a bare model; one log tells who asked whom"
     def reply(d, q, messages):
@@ -842,3 +841,11 @@ def test_wrong_settings(kw):
         m.completion("Which?", TEXT)
     except (InputError, TypeError): assert m is None or not m.models[0].requests
     else: assert "nonsense_shell" in kw # sent to models given by name
+
+@pytest.mark.parametrize("kind", [Run, Reply, CellStart, SubcallStart, Subcall, Cell, Final, End])
+def test_a_listener_that_fails(kind):
+    "It hears no more, which is told; the answer that was paid for stands"
+    def listener(e):
+        if isinstance(e, kind): raise ZeroDivisionError("mine")
+    with pytest.warns(UserWarning, match="mine"): r = ask([">>>FINAL(llm_query('q'))"], ["a"], on_event=listener)
+    assert r.answer == "a" and r.status == "done" and kinds(r.trajectory) == ["Run", "Reply", "Subcall", "Cell", "Final", "End"]
