@@ -421,7 +421,7 @@ async def elsewhere(self:Batch, n: int, item: Item) -> Result:
 async def _result(self:Batch, n, item):
     async with self.turn: item,found = await asyncio.to_thread(self.prepare, item)
     if found: return found
-    with self.rlm._lock: self.rlm.runs += 1
+    self.rlm.counted()
     return await (ask(self.rlm, item, heard=self.watch.hear) if self.executor is None else self.elsewhere(n, item))
 
 @patch

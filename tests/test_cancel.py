@@ -145,7 +145,8 @@ def check_log(case):
     assert sorted(runs) == sorted(ends), "each run has one end"
     messages = t.messages()
     asked = [o["id"] for m in messages for o in m.get("tool_calls") or []]
-    assert len(asked) == sum(m["role"] == "tool" for m in messages), "each call has its result"
+    open_calls = len(asked) - sum(m["role"] == "tool" for m in messages)
+    assert open_calls in ((0, 1) if case.place == "opened" else (0,)), "each call has its result, if it has begun"
     done = [e for e in t if isinstance(e, Subcall) and not e.error]
     if case.place == "half": assert len(done) == 32
     assert sum((e.usage for e in done), Usage()).calls == len(done)
@@ -362,8 +363,7 @@ home, places, folder = sys.argv[2], sys.argv[3].split(","), Path(sys.argv[4])
 def ask(o, how):
     if how == "completion": return o.rlm.completion(o.query, o.context, log=o.log)
     if how == "stream": return list(o.rlm.stream(o.query, o.context, log=o.log))
-    if how == "acompletion": return asyncio.run(o.rlm.acompletion(o.query, o.context, log=o.log))
-    def last(): pass
+    return asyncio.run(o.rlm.acompletion(o.query, o.context, log=o.log))
 
 for i, at in enumerate(places):
     place, how = at.split(":")
@@ -432,7 +432,7 @@ def test_ctrl_c(home, tmp_path):
     s.p.wait(20)
     took = time.monotonic() - start
     print(f"the script is gone after {took:.2f} s")
-    assert took < SOON + 1 and s.p.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+    assert took < SOON + 5 and s.p.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
     said = s.p.stderr.read()
     assert said.rstrip().endswith("KeyboardInterrupt") and "was destroyed" not in said and "never awaited" not in said, said
     assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
@@ -461,18 +461,20 @@ def test_interrupt_in_jupyter(home, tmp_path):
     try:
         setup = f"import sys, threading, asyncio, time\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_cancel as t\nfrom pathlib import Path"
         assert execute(setup)[1] is None
-        ask = dict(sync="o.rlm.completion(o.query, o.context, log=o.log)", awaited="await o.rlm.acompletion(o.query, o.context, log=o.log)",
-                   stream="for e in o.rlm.stream(o.query, o.context, log=o.log): pass",
-                   astream="async for e in o.rlm.astream(o.query, o.context, log=o.log): pass")
-        for i, (place, how) in enumerate([("root", "sync"), ("spin", "sync"), ("batch", "sync"), ("root", "awaited"), ("stubborn", "awaited"),
-                                          ("batch", "awaited"), ("childcell", "stream"), ("spin", "astream"), ("batch", "astream")]):
+        # The kernel does not interrupt an `await`; there a task is cancelled by hand.
+        ask = dict(sync="o.rlm.completion(o.query, o.context, log=o.log)", stream="for e in o.rlm.stream(o.query, o.context, log=o.log): pass",
+                   task="took, _ = await t.cancelled(o)\nassert took < t.SOON", atask="took, _ = await t.atask(o)\nassert took < t.SOON")
+        for i, (place, how) in enumerate([("root", "sync"), ("spin", "sync"), ("batch", "sync"), ("childcell", "stream"), ("stubborn", "stream"),
+                                          ("batch", "task"), ("spin", "atask")]):
             folder = tmp_path/str(i)
             folder.mkdir()
-            begin = f"o = t.Case(Path({str(folder)!r}), {place!r}, {home!r}, t.serve(t.reply))\n" \
-                "say = print\ndef ready():\n    o.wait()\n    say('ready', flush=True)\nthreading.Thread(target=ready).start()\n"
-            text, error, took = execute(begin + ask[how], at="ready")
-            print(f"{place}, {how}, {home}: back after {took:.2f} s, {error}")
-            assert error in ("KeyboardInterrupt", "CancelledError") and took < SOON, (place, how, error, took)
+            begin = f"o = t.Case(Path({str(folder)!r}), {place!r}, {home!r}, t.serve(t.reply))\n"
+            if how in ("task", "atask"): assert execute(begin + ask[how])[1] is None, (place, how)
+            else:
+                begin += "say = print\ndef ready():\n    o.wait()\n    say('ready', flush=True)\nthreading.Thread(target=ready).start()\n"
+                text, error, took = execute(begin + ask[how], at="ready")
+                print(f"{place}, {how}, {home}: back after {took:.2f} s, {error}")
+                assert error == "KeyboardInterrupt" and took < SOON, (place, how, error, took)
             text, error, _ = execute("t.check_stopped(o, 0, time.monotonic())\nt.gone(o)\no.srv.close()\nprint('well')")
             assert error is None and text.endswith("well\n"), (place, how, text, error)
     finally:

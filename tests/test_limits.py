@@ -1,13 +1,12 @@
 "Every limit holds for a question with all that it starts, ends it with the best answer there is, and says so"
-import asyncio, copy, json, threading, time
+import asyncio, copy, time
 
 import pytest
 
 from rlm import RLM, Limits
-from rlm.cache import Cache
 from rlm.lm import LM, litellm_module
-from rlm.offline import Fault, ScriptedLM, Slow, serve, tool_call
-from rlm.trajectory import Cell, End, Final, InputError, LimitExceeded, Reply, Run, Subcall, Trajectory
+from rlm.offline import ScriptedLM, Slow, serve, tool_call
+from rlm.trajectory import Cell, End, InputError, Reply, Subcall
 
 TEXT = "The depot in Bergen closed in 1987.\n" * 20
 litellm_module() # whose import takes seconds
@@ -60,7 +59,7 @@ def test_max_steps_leaves_a_last_chance(tools):
     assert (r.answer, r.status, r.limit, r.steps) == (6, "limit", "max_steps", 3) and "last step" in last(m)
     if tools: assert [o["params"].get("tool_choice") for o in m.models[0].requests] == ["auto", "auto", "none"]
 
-@pytest.mark.parametrize("reply,answer", [("It may be Bergen.", "It may be Bergen."), (">>>y = 1", "I think Oslo"), ("FINAL(Bergen)", "Bergen"), (">>>FINAL('Bergen')", "Bergen")])
+@pytest.mark.parametrize("reply,answer", [("It may be Bergen.", "It may be Bergen."), (">>>y = 1", "I think Oslo"), ("FINAL(Bergen)", "Bergen"), (">>>FINAL('Bergen')", "Bergen"), ("FINAL_VAR(nothing)", "I think Oslo")])
 def test_max_steps_best_answer(reply, answer):
     replies = [tool_call("x = 1", content="I think Oslo", id="a"), reply]
     r = ask(replies, limits=dict(max_steps=2))
@@ -165,22 +164,15 @@ def test_max_seconds_during_a_cell(code, shell):
     m = make([Slow(0.2, tool_call(f"found = 'Bergen'\n{FOREVER[code]}")), Slow(0.2, "FINAL_VAR(found)")], limits=dict(max_seconds=3), shell=shell)
     start = time.monotonic()
     with m: r = m.completion("Which?", TEXT)
-    assert time.monotonic() - start < 4.5 and "3 s of this run are over" in of(r, Cell)[0].output
+    assert time.monotonic() - start < 8 and "3 s of this run are over" in of(r, Cell)[0].output
     assert r.status in ("limit", "done") and (r.answer == "Bergen" or code == "stubborn" and shell == "process") and of(r, Cell)[0].error == "TimeoutError"
-
-def slow_root(first):
-    async def root(messages, tools):
-        if len(messages) < 4: return await first(messages)
-        await asyncio.sleep(0.2)
-        return "FINAL(late)"
-    return root
 
 def test_max_seconds_during_a_root_call():
     async def first(messages): return tool_call("x = 1", content="Perhaps Oslo.", id="c")
     async def hang(messages, tools): return await asyncio.sleep(30) if len(messages) > 3 else await first(messages)
     start = time.monotonic()
     r = ask(hang, limits=dict(max_seconds=1))
-    assert time.monotonic() - start < 3 and (r.status, r.limit, r.answer) == ("limit", "max_seconds", "Perhaps Oslo.")
+    assert time.monotonic() - start < 8 and (r.status, r.limit, r.answer) == ("limit", "max_seconds", "Perhaps Oslo.")
 
 @pytest.mark.parametrize("shell", ["inprocess", "process"])
 @pytest.mark.parametrize("code", ["llm_query('q')", "llm_query_batched(['a', 'b', 'c'])", "await allm_query('q')", "rlm_query('q', 'c')", "rlm_query_batched(['a', 'b'])"])
@@ -193,7 +185,7 @@ def test_max_seconds_during_sub_calls(code, shell):
     start = time.monotonic()
     with m: r = m.completion("Which?", TEXT)
     took = time.monotonic() - start
-    assert took < 4.5 and r.status in ("limit", "done") and "before" in of(r, Cell)[0].output
+    assert took < 8 and r.status in ("limit", "done") and "before" in of(r, Cell)[0].output
     assert all(r.trajectory.of(o.id).status for o in r.trajectory.runs), [r.trajectory.of(o.id).status for o in r.trajectory.runs]
     assert isinstance(r.trajectory[-1], End) and r.trajectory[-1].run == r.trajectory.run.id
 
@@ -204,15 +196,16 @@ def test_max_seconds_in_a_child(shell):
     m = make([">>>x = rlm_query('q', 'c')\nprint('got', x)", "FINAL(root)"], child, limits=dict(max_seconds=2, max_depth=2), shell=shell)
     start = time.monotonic()
     with m: r = m.completion("Which?", TEXT)
-    assert time.monotonic() - start < 5 and r.status in ("limit", "done") and r.answer in ("root", None)
+    assert time.monotonic() - start < 8 and r.status in ("limit", "done") and r.answer in ("root", None)
     assert [r.trajectory.of(o.id).status for o in r.trajectory.runs][1:] != [None]
 
 def test_max_seconds_over_http():
     with serve(lambda m, t: Slow(30, "never")) as srv:
         start = time.monotonic()
         r = RLM("any", base_url=srv.base_url, limits=Limits(max_seconds=1)).completion("Which?", TEXT)
-        assert time.monotonic() - start < 3 and r.limit == "max_seconds" and r.answer is None
-        time.sleep(0.5)
+        assert time.monotonic() - start < 8 and r.limit == "max_seconds" and r.answer is None
+        deadline = time.monotonic() + 5
+        while srv.in_flight and time.monotonic() < deadline: time.sleep(0.01)
         assert srv.in_flight == 0
 
 # ---- approval

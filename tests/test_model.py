@@ -1,5 +1,5 @@
 "What a person who calls `RLM` relies on: typed answers, children, sessions, checks, streams and results, with real shells"
-import asyncio, base64, copy, json, pickle, re, threading, time
+import asyncio, base64, json, pickle, re, time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -9,9 +9,9 @@ import pytest
 from rlm import RLM, Limits, run
 from rlm.cache import Cache
 from rlm.model import arun
-from rlm.lm import LM, litellm_module
+from rlm.lm import LM
 from rlm.offline import Fault, ScriptedLM, Slow, serve, tool_call, tool_calls
-from rlm.trajectory import (AnswerError, Cell, CellOutput, CellStart, Citation, End, Final, InputError, LMError, Reply, ReplyDelta, Run,
+from rlm.trajectory import (Cell, CellOutput, CellStart, Citation, End, Final, InputError, LMError, Reply, ReplyDelta, Run,
     Subcall, SubcallStart, Summary, Trajectory)
 
 TEXT = "The depot in Bergen closed in 1987.\nThe depot in Oslo is open.\n" * 20
@@ -210,7 +210,7 @@ def test_the_prompt_tells_of_children_only_where_there_are_some():
 @pytest.mark.parametrize("shell", ["inprocess", "process"])
 def test_children_in_a_batch(shell):
     "In order, in parallel, at most `max_children` at once, with contexts of their own and types"
-    lock,now,most = threading.Lock(),[0],[0]
+    now,most = [0],[0]
     async def child(messages, tools):
         now[0] += 1
         most[0] = max(most[0], now[0])
@@ -578,7 +578,7 @@ def test_compaction_in_a_session():
     def root(messages, tools):
         if "nearly too long" in messages[-1]["content"]: return "SUMMARY"
         asked = [o["content"] for o in messages if o["role"] == "user"][-1]
-        if messages[-1]["role"] == "user" and "Q" in asked and "SUMMARY" not in asked: return tool_call(f"print('word '*400)", id=f"c{len(messages)}")
+        if messages[-1]["role"] == "user" and "Q" in asked and "SUMMARY" not in asked: return tool_call("print('word '*400)", id=f"c{len(messages)}")
         return "FINAL(a)"
     with compacting(root, compact=0.8).session(TEXT) as s:
         for i in range(6): assert s.completion(f"Q{i}?").answer == "a"
@@ -683,13 +683,13 @@ def test_output_is_told_as_it_is_printed(shell):
     with m:
         for e in m.stream("Which?", TEXT):
             if isinstance(e, CellOutput): seen.setdefault(e.text.strip(), time.monotonic())
-    assert 0.5 < seen["late"] - seen["early"] < 2.5
+    assert 0.3 < seen["late"] - seen["early"] < 5
 
 def test_stream_over_http_comes_in_pieces():
-    with serve(lambda m, t: Slow(0.03, "one two three four five six\nFINAL(seven)", drip=True)) as srv:
+    with serve(lambda m, t: Slow(0.1, "one two three four five six\nFINAL(seven)", drip=True)) as srv:
         for _ in range(2): events = list(stream := RLM("any", base_url=srv.base_url).stream("Which?", TEXT)) # LiteLLM is slow the first time
         deltas = [e for e in events if isinstance(e, ReplyDelta)]
-        assert len(deltas) > 5 and deltas[-1].time - deltas[0].time > 0.1 and stream.result.answer == "seven"
+        assert len(deltas) > 5 and deltas[-1].time - deltas[0].time > 0.2 and stream.result.answer == "seven"
         u = sum(srv.usage.values(), type(stream.result.usage)())
         assert (u.prompt_tokens, u.completion_tokens) == (2*stream.result.usage.prompt_tokens, 2*stream.result.usage.completion_tokens)
 

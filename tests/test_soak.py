@@ -43,7 +43,7 @@ odd = dict(
     not_json=whole("tool_calls", content=None, tool_calls=[call(arguments="print(1")]), unknown=whole("tool_calls", content=None, tool_calls=[call("no_such_tool")]),
     twice=whole("tool_calls", content=None, tool_calls=[call(), call()]), no_id=whole("tool_calls", content=None, tool_calls=[call(id=None)]),
     bad_code=tool_call("this is no Python", id="b"), raises=tool_call("1/0", id="z"), many=tool_calls(*[tool_call("1", id=f"m{i}") for i in range(5)]))
-huge = "word " * 2_000_000
+huge = "word" * 2_500_000 # one piece, also when it is streamed
 
 def text_of(m): return m["content"] if isinstance(m.get("content"), str) else ""
 
@@ -126,9 +126,9 @@ class Asked:
         self.rlm = RLM(root, sub, shell="process" if rng.random() < processes else "inprocess", limits=Limits(**dict(max_steps=14, max_depth=2) | limit), cache=rng.choice(caches),
             verify=sub if rng.random() < 0.15 else None, dialect=rng.choice(["tools", "fenced"]), compact=0.6 if self.kind == "long" else False, offload=rng.random() < 0.2,
             direct_below=1000 if self.kind == "plain" and rng.random() < 0.3 else 0, keep=rng.choice([0, 4]))
-        self.results,self.outcome,self.took = [],None,0
+        self.results,self.outcome,self.took,self.said = [],None,0,None
 
-    def __str__(self): return f"{self.x} ({self.kind}, {self.mode}, {self.rlm.shell}): {self.outcome}"
+    def __str__(self): return self.said or f"{self.x} ({self.kind}, {self.mode}, {self.rlm.shell}): {self.outcome}"
 
 async def ask(self):
     q,context,m,mode,rng = f"Task {self.kind} {self.x}","word " * 20,self.rlm,self.mode,self.rng
@@ -173,7 +173,7 @@ async def run(self):
     self.took = time.monotonic() - begun
     await asyncio.to_thread(self.rlm.close)
     self.usage,self.reported = self.rlm.usage,[(o.trajectory.run.id, o.usage) for o in self.results]
-    self.results = []
+    self.results,self.said,self.rlm = [],str(self),None
 
 async def run_all(asked, at_once, watch):
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(at_once + 4))
@@ -223,7 +223,7 @@ def soak(n, seed, place, rate, processes, at_once, monkeypatch):
         lost={k: texts[k] for k in sent.keys() - numbers.keys()}, unsent={k: texts[k] for k in numbers.keys() - sent.keys()}, odd=odd,
         sums=[(str(o), total([o.usage]), total([t.usage])) for o,t in pairs if total([o.usage]) != total([t.usage])],
         results=[str(o) for o,t in pairs for id,u in o.reported if total([t.of(id).usage]) != total([u])],
-        unended=[str(o) for o,t in pairs if any(not t.of(r.id).status for r in t.runs)])
+        unended=[str(o) for o,t in pairs if any(not t.of(r.id).status for r in t.runs if not r.depth or o.outcome not in ("cancelled", "left"))])
     for k,v in report.items():
         if v: print(k, len(v), list(v.items() if isinstance(v, dict) else v)[:8])
     del asked, logs, pairs, srv, caches, odd
