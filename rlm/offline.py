@@ -578,10 +578,11 @@ class Slow:
 class Script:
     "Replies to hand out, and the requests that got them"
     def __init__(self,
-        replies): # a list of replies, faults and exceptions, or a function `f(messages, tools)`, which may be async
+        replies,      # a list of replies, faults and exceptions, or a function `f(messages, tools)`, which may be async
+        record=True): # keep the requests
         if not callable(replies) and not isinstance(replies, (list, tuple)):
             raise InputError(f"A script is a list of replies or a function, not {type(replies).__name__}")
-        self.requests,self._lock = [],threading.Lock()
+        self.requests,self.record,self.n,self._lock = [],record,0,threading.Lock()
         self._function = replies if callable(replies) else None
         self._rest = iter(() if self._function else tuple(replies))
         self._wants = list(inspect.signature(replies).parameters)[2:] if self._function else []
@@ -595,8 +596,9 @@ async def _from_function(self:Script, messages, tools, params):
 @patch
 def _take(self:Script, request):
     with self._lock:
-        self.requests.append(copy.deepcopy(request))
-        n,reply = len(self.requests),next(self._rest, self)
+        if self.record: self.requests.append(copy.deepcopy(request))
+        self.n += 1
+        n,reply = self.n,next(self._rest, self)
     if reply is not self or self._function: return reply
     last = _text(request["messages"][-1])[:200]
     raise ScriptExhausted(f"The script had {n-1} replies, and this is request {n}: {last!r}", model="scripted")
@@ -679,7 +681,7 @@ class Server:
         if isinstance(replies, ScriptedLM): self._script = replies.script
         elif isinstance(replies, LM): self._lm = replies
         elif isinstance(replies, (str, dict)): self._static = as_response(replies, "static")
-        else: self._script = Script(replies)
+        else: self._script = Script(replies, record)
         self._body = json.dumps(self._static).encode()
 
     def __repr__(self): return f"Server({self.base_url!r})"
@@ -724,7 +726,8 @@ def _end_of(self:Server):
 @patch
 async def _listen(self:Server):
     self._loop,self._stop = asyncio.get_running_loop(),asyncio.Event()
-    app = self._web.Server(self._handle, access_log=None, handler_cancellation=True)
+    def request(*args): return self._web.BaseRequest(*args, self._loop, client_max_size=2**30) # windows grow
+    app = self._web.Server(self._handle, request_factory=request, access_log=None, handler_cancellation=True)
     server = await self._loop.create_server(app, "127.0.0.1", self.port, backlog=4096)
     self.port = server.sockets[0].getsockname()[1]
     self._ready.set()

@@ -264,7 +264,7 @@ def _ask_children(self:SubLM, questions, contexts, response_format):
 # %% ../nbs/08_subcalls.ipynb #1d813a2a
 @patch
 def rlm_query(self:SubLM, question: str, context: Any=None, response_format=None):
-    "Have a child with a shell of its own answer `question` about `context`, when that is too much for one prompt"
+    "Have a child with a shell of its own answer `question` about `context`, when that is too much for one prompt; 'ERROR: …' if it fails"
     return self._ask_children([question], None if context is None else [context], response_format)[0]
 
 @patch

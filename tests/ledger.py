@@ -1,10 +1,11 @@
 "A loopback server whose every reply has a number, and what the logs say of these numbers: who has paid for what, and how often"
-import asyncio, gc, inspect, itertools, json, os, threading, time
+import asyncio, inspect, itertools, json, os, threading, time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from rlm.io import io_loop
-from rlm.offline import Server, Slow, as_response
+from rlm.offline import Server, Slow
 from rlm.trajectory import Reply, Subcall, Usage
 
 class Ledger(Server):
@@ -52,14 +53,14 @@ def threads(): return sorted(t.name for t in threading.enumerate() if not t.name
 def children():
     "Ids of the processes that this one has started"
     return sorted(int(o) for t in Path("/proc/self/task").iterdir() for o in (t/"children").read_text().split())
-def files():
-    "Open files, without sockets, whose connections a client keeps for the next call"
+def links():
+    "What is open"
     res = []
     for o in os.listdir("/proc/self/fd"):
-        try: res.append(os.readlink(f"/proc/self/fd/{o}"))
-        except OSError: pass # the one of the listing itself
-    return sorted(o for o in res if not o.startswith("socket:"))
-def sockets(): return sum(os.readlink(f"/proc/self/fd/{o}").startswith("socket:") for o in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{o}") or os.path.islink(f"/proc/self/fd/{o}"))
+        with suppress(OSError): res.append(os.readlink(f"/proc/self/fd/{o}")) # the one of the listing itself is gone
+    return sorted(res)
+def files(): return [o for o in links() if not o.startswith("socket:")] # connections are kept for the next call
+def sockets(): return len(links()) - len(files())
 def tasks():
     "What is still going on on the I/O loop, beside LiteLLM's own logging"
     return [o for o in asyncio.all_tasks(io_loop()) if not o.done() and "LoggingWorker" not in str(o.get_coro())]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from ledger import Ledger, paid, total, until
+from ledger import Ledger, paid, tasks, total, until
 from rlm import RLM, Limits
 from rlm import lm as lm_module
 from rlm.cache import Cache
@@ -157,14 +157,15 @@ def test_accounts_of_stopped_runs(seed, how):
                     task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
             await asyncio.to_thread(m.close)
-            return m.usage,Trajectory.load(log) if log.exists() else Trajectory()
+            return m,log
         async def main(): return await asyncio.gather(*(one(i) for i in range(4)))
         got = asyncio.run(main())
-        assert until(lambda: not srv.in_flight)
-        numbers,odd = paid(t for _,t in got)
+        assert until(lambda: not srv.in_flight and not tasks())
+        logs = [Trajectory.load(log) if log.exists() else Trajectory() for _,log in got]
+        numbers,odd = paid(logs)
         assert not odd and set(numbers.values()) <= {1} and numbers.keys() <= srv.sent.keys()
         assert len(srv.sent.keys() - numbers.keys()) <= len(srv.sent) // 50 # those that were still on the way after the last moment
-        for usage,t in got: assert total([usage]) == total([t.usage])
+        for (m,_),t in zip(got, logs): assert total([m.usage]) == total([t.usage])
 
 # ---- limits, with many calls in flight
 

@@ -57,17 +57,17 @@ class Provider:
         rng = random.Random(f"{self.seed} {key} {self.seen[key]}")
         right = honest(messages, params)
         if rng.random() > self.rate: return Slow(rng.random()*0.02, right)
-        kind = rng.choices(["fault", "odd", "final", "slow", "drip", "huge"], [60, 22, 5, 8, 4, 1])[0]
-        name = rng.choice(list(globals()[kind + "s"*(kind == "fault")])) if kind in ("fault", "odd", "final") else kind
+        special = dict(slow=Slow(rng.random()*0.5, right), drip=Slow(0.005, right, drip=True), huge=huge)
+        kinds = dict(faults=faults, odd=odd, final=final) | {k: {k: v} for k,v in special.items()}
+        kind = kinds[rng.choices(list(kinds), [60, 22, 5, 8, 4, 1])[0]]
+        name = rng.choice(list(kind))
         self.done[name] += 1
-        if kind == "slow": return Slow(rng.random()*0.5, right)
-        if kind == "drip": return Slow(0.005, right, drip=True)
-        return dict(faults, **final, **odd, huge=huge)[name]
+        return kind[name]
 
 def honest(messages, params):
     "What a model that understands its task says"
     last = text_of(messages[-1])
-    if "You are asked whether" in last or "Decide whether the answer" in last: return "ACCEPT"
+    if "Decide whether the answer" in last: return "ACCEPT"
     said = "\n".join(map(text_of, messages))
     if "nearly too long for you" in last: return "So far: " + ", ".join(sorted(set(re.findall(r"stage \d ok", said))))
     if messages[0]["role"] == "user" and "Question: Task plain" in last: return "20"
@@ -126,9 +126,9 @@ class Asked:
         self.rlm = RLM(root, sub, shell="process" if rng.random() < processes else "inprocess", limits=Limits(**dict(max_steps=14, max_depth=2) | limit), cache=rng.choice(caches),
             verify=sub if rng.random() < 0.15 else None, dialect=rng.choice(["tools", "fenced"]), compact=0.6 if self.kind == "long" else False, offload=rng.random() < 0.2,
             direct_below=1000 if self.kind == "plain" and rng.random() < 0.3 else 0, keep=rng.choice([0, 4]))
-        self.results,self.outcome,self.took,self.said = [],None,0,None
+        self.results,self.outcome,self.took = [],None,0
 
-    def __str__(self): return self.said or f"{self.x} ({self.kind}, {self.mode}, {self.rlm.shell}): {self.outcome}"
+    def __str__(self): return f"{self.x} ({self.kind}, {self.mode}, {self.rlm.shell}): {self.outcome}"
 
 async def ask(self):
     q,context,m,mode,rng = f"Task {self.kind} {self.x}","word " * 20,self.rlm,self.mode,self.rng
@@ -172,8 +172,8 @@ async def run(self):
             if r.status == "done" and not direct and not is_right(self.kind, self.x, r.parsed if self.wanted else r.answer): self.outcome = f"WRONG {r.answer!r:.300}"
     self.took = time.monotonic() - begun
     await asyncio.to_thread(self.rlm.close)
-    self.usage,self.reported = self.rlm.usage,[(o.trajectory.run.id, o.usage) for o in self.results]
-    self.results,self.said,self.rlm = [],str(self),None
+    self.reported = [(o.trajectory.run.id, o.usage) for o in self.results]
+    self.results,self.rlm.last = [],None # which hold all that was said
 
 async def run_all(asked, at_once, watch):
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(at_once + 4))
@@ -196,11 +196,14 @@ def soak(n, seed, place, rate, processes, at_once, monkeypatch):
     litellm_module()
     monkeypatch.setattr(lm_module, "first_pause", 0.01)
     for o in ("tmp", "logs"): (place/o).mkdir()
+    there = dict(threads=lambda: [o for o in threads() if o != "rlm-spawner"], children=children, objects=left, files=files, tasks=tasks)
+    base = {k: Counter(f()) for k,f in there.items()}
+    def more(k): return Counter(there[k]()) - base[k]
     monkeypatch.setenv("TMPDIR", str(place/"tmp"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     with Ledger(Provider(seed, 0)).start() as srv: # so that everything is there that stays
         asyncio.run(run_all([Asked(x, srv, place, [None], 1) for x in range(4)], 4, lambda o: None))
-    base = files()
+    base["files"] = Counter(files())
     sizes,finished = [],itertools.count(1)
     def watch(o):
         if next(finished) % 50 == 0: sizes.append(round(memory()))
@@ -210,8 +213,7 @@ def soak(n, seed, place, rate, processes, at_once, monkeypatch):
         asked = [Asked(x, srv, place/"logs", caches, processes) for x in range(n)]
         asyncio.run(run_all(asked, at_once, watch))
         took = time.monotonic() - begun
-        assert until(lambda: not tasks()), tasks()
-        assert until(lambda: not srv.in_flight)
+        assert until(lambda: not more("tasks") and not srv.in_flight), (more("tasks"), srv.in_flight)
         sent,texts = srv.sent,srv.texts
     logs = [Trajectory.load(o.log) if o.log.exists() else Trajectory() for o in asked]
     numbers,odd = paid(logs)
@@ -220,20 +222,18 @@ def soak(n, seed, place, rate, processes, at_once, monkeypatch):
     print(dict(srv.reply.done), "memory", sizes)
     pairs = list(zip(asked, logs))
     report = dict(bad=[str(o) for o in asked if o.outcome.split()[0] in ("HUNG", "UNNAMED", "WRONG")], twice={k: v for k,v in numbers.items() if v > 1},
-        lost={k: texts[k] for k in sent.keys() - numbers.keys()}, unsent={k: texts[k] for k in numbers.keys() - sent.keys()}, odd=odd,
-        sums=[(str(o), total([o.usage]), total([t.usage])) for o,t in pairs if total([o.usage]) != total([t.usage])],
+        lost={k: texts[k] for k in sent.keys() - numbers.keys() if huge[:20] not in texts[k]}, # 10 MB are sent before they are read unsent={k: texts[k] for k in numbers.keys() - sent.keys()}, odd=odd,
+        sums=[(str(o), total([o.rlm.usage]), total([t.usage])) for o,t in pairs if total([o.rlm.usage]) != total([t.usage])],
         results=[str(o) for o,t in pairs for id,u in o.reported if total([t.of(id).usage]) != total([u])],
         unended=[str(o) for o,t in pairs if any(not t.of(r.id).status for r in t.runs if not r.depth or o.outcome not in ("cancelled", "left"))])
     for k,v in report.items():
         if v: print(k, len(v), list(v.items() if isinstance(v, dict) else v)[:8])
     del asked, logs, pairs, srv, caches, odd
     gc.collect()
-    there = dict(threads=lambda: [o for o in threads() if o != "rlm-spawner"], children=children, objects=left, temporary=lambda: list((place/"tmp").iterdir()),
-                 files=lambda: list((Counter(files()) - Counter(base)).elements()))
-    until(lambda: not there["threads"](), 15)
-    leaks = {k: f() for k,f in there.items() if f()}
-    print("leaks", leaks, "sockets", sockets())
-    assert not leaks and not any(report.values())
+    until(lambda: not more("threads"), 15)
+    leaks = {k: more(k) for k in there if more(k)} | {o.name: "temporary" for o in (place/"tmp").iterdir()}
+    print("left over:", leaks, "sockets:", sockets())
+    assert not leaks and not any(report.values()) and sockets() < 50
     return outcomes,sizes
 
 def test_soak(tmp_path, monkeypatch):
