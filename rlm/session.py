@@ -283,6 +283,7 @@ async def _ask(self:Session, query, response_format=None, streams=False, on_even
         with scope: await self._direct(query, typed) or await self._answer(query, typed, streams)
     finally:
         scope.cancel()
+        await scope.over(3) # what has been paid for is still counted
         for fn in heard: self.trajectory.unlisten(fn)
         self._asking = False
         if self.run is not None and self.run.id: self._made()

@@ -160,7 +160,8 @@ def test_accounts_of_stopped_runs(seed, how):
             return m,log
         async def main(): return await asyncio.gather(*(one(i) for i in range(4)))
         got = asyncio.run(main())
-        assert until(lambda: not srv.in_flight and not tasks())
+        assert until(lambda: not srv.in_flight)
+        until(lambda: not tasks())
         logs = [Trajectory.load(log) if log.exists() else Trajectory() for _,log in got]
         numbers,odd = paid(logs)
         assert not odd and set(numbers.values()) <= {1} and numbers.keys() <= srv.sent.keys()
