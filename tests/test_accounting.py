@@ -140,7 +140,7 @@ def test_many_questions_at_once():
 def test_accounts_of_stopped_runs(seed, how):
     "What has arrived is counted, once, also what arrives within a moment of the stop"
     rng = random.Random(seed)
-    model = Model([asks(k, 6, x) for x,k in enumerate(("batch", "tree", "typed", "gather"))], 0, 0.15)
+    model = Model([asks(k, 6, x) for x,k in enumerate(("tree", "batch", "tree", "gather"))], 0, 0.25)
     with Ledger(model).start() as srv, tempfile.TemporaryDirectory() as place:
         limits = dict(max_seconds=dict(max_seconds=rng.random() + 0.1), max_sub_calls=dict(max_sub_calls=rng.randrange(30))).get(how, {})
         async def one(i):

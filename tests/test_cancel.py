@@ -203,7 +203,8 @@ def test_the_shell_goes_on(case, home):
                 with pytest.raises(asyncio.CancelledError): await task
                 print(f"{place}, {home}: back after {time.monotonic()-start:.2f} s")
                 assert time.monotonic() - start < SOON
-                assert s.result.status == "cancelled" and s.result.trajectory.cells[-1].error
+                assert eventually(lambda: s.result is not None and s.result.status == "cancelled") # the wait is bounded, on a busy machine
+                assert s.result.trajectory.cells[-1].error
                 o.release.set()
                 assert (await s.acompletion("How long?")).answer == "text"
                 assert (await s.shell.arun("kept")).result == "1", place
