@@ -1286,6 +1286,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rlm.trajectory.Trajectory.__reduce__': ('trajectory.html#trajectory.__reduce__', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Trajectory.__repr__': ('trajectory.html#trajectory.__repr__', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Trajectory._all': ('trajectory.html#trajectory._all', 'rlm/trajectory.py'),
+                                'rlm.trajectory.Trajectory._end_below': ('trajectory.html#trajectory._end_below', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Trajectory._last': ('trajectory.html#trajectory._last', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Trajectory._late': ('trajectory.html#trajectory._late', 'rlm/trajectory.py'),
                                 'rlm.trajectory.Trajectory._place': ('trajectory.html#trajectory._place', 'rlm/trajectory.py'),

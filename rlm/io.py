@@ -109,7 +109,7 @@ def wait(self:Scope, seconds: float|None=None) -> bool: # `None`: as long as it 
 @patch
 async def over(self:Scope, seconds: float=1):
     "`wait`, on an event loop"
-    with self._lock: jobs = [asyncio.wrap_future(o) for o in self._jobs]
+    with self._lock: jobs = [asyncio.wrap_future(o) for o in list(self._jobs)] # they may end meanwhile
     if jobs: await asyncio.wait(jobs, timeout=seconds)
     for o in jobs: o.cancelled() or o.done() and o.exception() # or it would be missed
 

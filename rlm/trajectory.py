@@ -331,6 +331,7 @@ def append(self:Trajectory,
         event.id = event.id or next(self._ids)
         event.time = event.time or time.time()
         if self._late(event): return event
+        if isinstance(event, End): self._end_below(event.run)
         if not isinstance(event, passing):
             self._place(event)
             if self.path: self._write(event_to_json(event))
@@ -351,6 +352,13 @@ def _tell(self:Trajectory, fn, event):
 def _place(self:Trajectory, event):
     if isinstance(event, Run): self._parents[event.id] = event.run
     if isinstance(event, End): self._ended.add(event.run)
+
+@patch
+def _end_below(self:Trajectory, run):
+    "The end of a run is the end of all that it has started"
+    for child,parent in list(self._parents.items()):
+        if parent == run is not None and child not in self._ended:
+            self.append(End(run=child, parent=child, status="cancelled"))
 
 @patch
 def _late(self:Trajectory, event):
