@@ -528,7 +528,10 @@ def _telling(after, n):
     "A function that calls `after` once for each of `n`; at the end it is called for those that are left"
     told = {}
     def tell(i, res):
-        if told.setdefault(i, res) is res: after(i, res)
+        paid = isinstance(told.get(i), asyncio.CancelledError) and not isinstance(res, BaseException)
+        if i in told and not paid: return # paid: a reply has arrived after all
+        told[i] = res
+        after(i, res)
     failed = True
     try:
         yield tell
@@ -552,7 +555,8 @@ async def _together(self:LM, batch, before, tell, cache, params):
 def batch(self:LM,
     batch: list,        # of prompts, or of OpenAI messages
     before: Callable=lambda i: None,     # called with the position of a call that is about to start
-    after: Callable=lambda i,res: None,  # called once with each position and what came of the call, reply or error
+    after: Callable=lambda i,res: None,  # called with each position and what came of its call, once, and again with a
+                                         # reply that arrives after it was cancelled
     cache: Cache|None=None, # where replies are looked for first, and kept
     **params            # of these requests only
     ) -> list:          # of `Completion`, in the order of `batch`; an `RLMError` where a call failed
