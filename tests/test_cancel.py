@@ -16,8 +16,9 @@ from rlm.worker import descendants
 
 linux = sys.platform == "linux"
 SOON = 3.0 # seconds; what is meant is one, on a machine that is not busy with other things
-sandbox = pytest.param("sandbox", marks=pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap"))
+sandbox = pytest.param("sandbox", marks=[pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap"), pytest.mark.long])
 homes = ["inprocess", "process", sandbox]
+process_late = pytest.param("process", marks=pytest.mark.long)
 
 def eventually(check, seconds=SOON):
     "Wait until `check()` holds; whether it does"
@@ -346,8 +347,8 @@ async def atask(o):
 def run_it(fn): return lambda o: asyncio.run(fn(o))
 
 @pytest.mark.parametrize("how", [closed, left, run_it(aleft), run_it(atask)], ids=["close", "leave", "aleave", "task"])
-@pytest.mark.parametrize("place,home", [("root", "inprocess"), ("spin", "inprocess"), ("batch", "inprocess"), ("stubborn", "process"),
-    ("batch", "process"), pytest.param("spin", "sandbox", marks=sandbox.marks)])
+@pytest.mark.parametrize("place,home", [("root", "inprocess"), ("spin", "inprocess"), ("batch", "inprocess"), pytest.param("stubborn", "process", marks=pytest.mark.long),
+    pytest.param("batch", "process", marks=pytest.mark.long), pytest.param("spin", "sandbox", marks=sandbox.marks)])
 def test_leave_a_stream(case, place, home, how):
     o = case(place, home)
     check_stopped(o, *how(o))
@@ -419,7 +420,7 @@ class Script:
         return start
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
-@pytest.mark.parametrize("home", homes)
+@pytest.mark.parametrize("home", ["inprocess", process_late, sandbox])
 def test_ctrl_c(home, tmp_path):
     ways = ["root:completion", "opening:completion", "spin:completion", "stubborn:stream", "batch:completion", "batch:acompletion", "child:stream",
             "childcell:completion", "verify_function:completion", "spin:acompletion"]
@@ -449,7 +450,7 @@ def test_ctrl_c(home, tmp_path):
 
 # ---- The interrupt button of Jupyter
 
-@pytest.mark.parametrize("home", ["inprocess", pytest.param("process", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("home", ["inprocess", pytest.param("process", marks=pytest.mark.long)])
 def test_interrupt_in_jupyter(home, tmp_path):
     pytest.importorskip("ipykernel")
     manager = pytest.importorskip("jupyter_client.manager")

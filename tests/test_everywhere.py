@@ -119,7 +119,7 @@ def srv():
 def sh_params(*fast):
     "In process always, the others as told"
     return pytest.mark.parametrize("shell", [o if o in fast else pytest.param(*getattr(o, "values", [o]),
-        marks=[pytest.mark.slow, *getattr(o, "marks", [])]) for o in homes])
+        marks=[pytest.mark.long, *getattr(o, "marks", [])]) for o in homes])
 
 # ---- Places to ask from
 
@@ -172,7 +172,7 @@ print("all well")
 '''
 
 @sh_params("inprocess")
-@pytest.mark.parametrize("dev", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dev", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_in_a_script(srv, shell, dev, tmp_path):
     "Nothing is closed by hand: the end of the script is not held up, quiet, and leaves nothing behind"
     command = [sys.executable, *["-X", "dev"]*dev, "-c", SCRIPT, srv.base_url, shell]
@@ -306,7 +306,7 @@ def check(got):
 
 # Worker processes are heavy: eight at once in the quick tier, 64 in the slow one.
 counts = [("inprocess", 64), ("process", 8), pytest.param("sandbox", 8, marks=sandbox.marks),
-    pytest.param("process", 64, marks=pytest.mark.slow), pytest.param("sandbox", 64, marks=[pytest.mark.slow, *sandbox.marks])]
+    pytest.param("process", 64, marks=pytest.mark.long), pytest.param("sandbox", 64, marks=[pytest.mark.long, *sandbox.marks])]
 
 @pytest.mark.parametrize("shell,n", counts)
 def test_many_at_once(srv, shell, n, no_leak, capfd):

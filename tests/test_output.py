@@ -222,7 +222,7 @@ def test_cancelled_while_it_starts(make, home):
 
 def held(): return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
 
-@pytest.mark.parametrize("home,n", [("inprocess", 64), pytest.param("process", 64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("home,n", [("inprocess", 64), pytest.param("process", 64, marks=pytest.mark.long)])
 def test_many_shells_at_once(home, n):
     "Each has its own output, variables and answers; cancelled together they stop together; nothing is left"
     async def one(i, sh, heard):
