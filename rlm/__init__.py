@@ -2,6 +2,7 @@
 
 Modules:
 
+- `rlm.batch`: Many questions at once: here, in a pool of processes, or on a cluster; what is answered is not asked again.
 - `rlm.cell`: What one cell of code did, as a model is told it and as a person sees it: output that stays small, short tracebacks, one result.
 - `rlm.cli`: `rlm ask`: a question, some files, an answer; for people at a terminal and for scripts in a pipe.
 - `rlm.context`: Turn files, folders and objects into a context, and describe any context without showing it.
@@ -9,12 +10,17 @@ Modules:
 - `rlm.doctor`: `diagnose()` tries where code can run and which models can be reached, and says how to get the rest.
 - `rlm.files`: Read files and folders: text exactly, documents as text, data and pictures as what they are.
 - `rlm.lm`: One model behind one object: synchronous, asynchronous or streamed, retried, counted and safe to call from anywhere.
+- `rlm.model`: One object that replaces the call of a language model, for input of any size.
 - `rlm.offline`: Stand-ins for a language model that need no key and no network: a keyword extractor, scripted replies, a server on loopback.
 - `rlm.prompts`: What a model is told: how to work in the shell, what is in it, and what kind of thing `context` is.
 - `rlm.quiet`: An IPython shell that leaves the process around it alone: it can be made in any program, many times, and forgotten.
 - `rlm.reading`: Find, page, cut, search and cite in texts of any size, with offsets that always point into the original.
+- `rlm.result`: What comes back: the answer, how it was found, what it cost, and the shell to go on in.
 - `rlm.routing`: Gives each cell of model-written code what it printed, and the host what the host printed, however many run at once.
+- `rlm.session`: A shell and a conversation about what is in it: ask, look, and ask again.
 - `rlm.shell`: Runs one cell of model-written code in a real IPython shell, and returns exactly what that cell printed, showed, raised or answered.
+- `rlm.subcalls`: What makes the language model recursive: code can call one, or start a whole run of its own.
+- `rlm.tools`: The shell a model works in, and the tool it works with.
 - `rlm.trajectory`: A run is its log: small typed events, appended to one file, from which everything else is computed.
 - `rlm.typed`: What an answer must be, told to a model and checked with messages it can act on."""
 
