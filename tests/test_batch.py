@@ -99,6 +99,7 @@ def test_messages(server):
 
 # ---- here
 
+@pytest.mark.long
 def test_concurrency_and_closed_shells():
     async def slow(messages, tools):
         await asyncio.sleep(0.05)
@@ -111,6 +112,7 @@ def test_concurrency_and_closed_shells():
         assert [o.answer for o in res] == [2]*40 and 2 <= srv.in_flight_max <= 4
         assert threading.active_count() <= threads + 6 and len(os.listdir("/proc/self/fd")) <= fds + 6
 
+@pytest.mark.long
 def test_shells_in_processes_are_gone(server, processes):
     res = batch(over(server, shell="process"), [("How many?", "a b")]*6, max_concurrency=3, progress=False)
     assert [o.answer for o in res] == [2]*6
@@ -144,6 +146,7 @@ def test_cancelled(tmp_path):
 
 # ---- again
 
+@pytest.mark.long
 def test_asked_again(tmp_path):
     fails = [True]
     def reply(messages, tools): return Fault(400) if fails[0] and "Bad" in str(messages) else words(messages, tools)
@@ -217,6 +220,7 @@ def test_parcels():
     with pytest.raises(InputError, match="cannot be sent.*no"): sent(Parcel(Odd())).open()
     assert "cannot be sent" in sent(Parcel(Odd(), or_text=True)).open()
 
+@pytest.mark.long
 def test_what_cannot_travel_breaks_nothing(processes, server, tmp_path):
     lock = threading.Lock()
     def held(): return lock.locked()
@@ -234,6 +238,7 @@ def test_what_cannot_travel_breaks_nothing(processes, server, tmp_path):
         res = batch(over(srv), [f"number {i}" for i in range(4)], executor=processes, progress=False)
     assert [o.status for o in res] == ["done"]*4 and res[2].answer == {1, 2} and "lock" in res[0].answer and isinstance(res[3].answer, str)
 
+@pytest.mark.long
 def test_listeners_stay_here(server, processes):
     seen,lock = [],threading.Lock()
     def hear(e):
@@ -265,6 +270,7 @@ def test_lease(tmp_path):
     a.end()
     assert a.is_over() and b.is_over() and not c.is_over()
 
+@pytest.mark.long
 @pytest.mark.parametrize("executor", ["threads", "processes"], indirect=True)
 def test_cancelled_elsewhere(executor, tmp_path):
     async def reply(messages, tools):
@@ -286,6 +292,7 @@ def test_cancelled_elsewhere(executor, tmp_path):
         assert asked(srv) == n <= 4 and rlm.usage.calls == 1
     assert [Trajectory.load(o).status for o in tmp_path.iterdir()].count("done") == 1
 
+@pytest.mark.long
 def test_lost_worker(tmp_path):
     def reply(messages, tools):
         if "dies" not in str(messages): return words(messages, tools)
@@ -314,6 +321,7 @@ script = """
     if __name__ == "__main__": main(*sys.argv[1:])
 """
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["here", "threads", *(pytest.param(o, marks=pytest.mark.long) for o in ("processes", "terminal"))])
 def test_interrupted(how, tmp_path):
     async def reply(messages, tools):

@@ -17,8 +17,8 @@ from rlm.worker import descendants
 linux = sys.platform == "linux"
 SOON = 3.0 # seconds; what is meant is one, on a machine that is not busy with other things
 sandbox = pytest.param("sandbox", marks=[pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap"), pytest.mark.long])
-homes = ["inprocess", "process", sandbox]
 process_late = pytest.param("process", marks=pytest.mark.long)
+homes = ["inprocess", process_late, sandbox]
 
 def eventually(check, seconds=SOON):
     "Wait until `check()` holds; whether it does"
@@ -217,6 +217,7 @@ def test_the_shell_goes_on(case, home):
     t = Trajectory.load(o.log)
     assert [e.status for e in t if isinstance(e, End) and e.run in {r.id for r in t.runs if r.run is None}] == ["cancelled", "done"]*(len(cells)+3)
 
+@pytest.mark.long
 def test_timeouts_cancel(case):
     "`asyncio.timeout` and task groups, over and over on one RLM"
     o = case("batch")
@@ -296,7 +297,7 @@ def test_closed_while_it_opens(case, home):
     gc.disable() # which would find it, some time
     try:
         _appears(lambda: below() - o.below, 1) # it may start, but
-        assert eventually(lambda: below() <= o.below) and not any(t.name == "rlm-worker" for t in threading.enumerate())
+        assert eventually(lambda: below() <= o.below) and eventually(lambda: not any(t.name == "rlm-worker" for t in threading.enumerate()))
     finally: gc.enable()
 
 def _appears(check, seconds):
@@ -420,7 +421,7 @@ class Script:
         return start
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
-@pytest.mark.parametrize("home", ["inprocess", process_late, sandbox])
+@pytest.mark.parametrize("home", homes)
 def test_ctrl_c(home, tmp_path):
     ways = ["root:completion", "opening:completion", "spin:completion", "stubborn:stream", "batch:completion", "batch:acompletion", "child:stream",
             "childcell:completion", "verify_function:completion", "spin:acompletion"]

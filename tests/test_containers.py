@@ -129,7 +129,8 @@ def test_guarantees(sh): assert set(sh.guarantees().levels().values()) == {"enfo
 
 def test_a_run(image):
     t = run("How long?", "x"*12_345, ScriptedLM([tool_call("FINAL(len(context))")]), shell=image)
-    assert (t.answer, t.run.shell) == (12345, image)
+    t.shell.close()
+    assert (t.answer, t.trajectory.run.shell) == (12345, image)
 
 
 def test_closing_leaves_no_container(sh):

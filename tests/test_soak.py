@@ -238,7 +238,7 @@ def soak(n, seed, place, rate, processes, at_once, monkeypatch):
     return outcomes,sizes
 
 def test_soak(tmp_path, monkeypatch):
-    outcomes,_ = soak(100, 1, tmp_path, 0.12, 0.05, 12, monkeypatch)
+    outcomes,_ = soak(60, 1, tmp_path, 0.12, 0.05, 12, monkeypatch)
     assert outcomes["done"] > 50
 
 @pytest.mark.long
