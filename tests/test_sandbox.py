@@ -649,6 +649,7 @@ def test_functions_that_use_another_shell(make):
     r = sh.run("from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(8) as ex: got = list(ex.map(ask, range(20)))\ngot == [str(i) for i in range(20)]")
     assert r.result == "True", r.text()
 
+@pytest.mark.long
 @pytest.mark.parametrize("home", others)
 def test_waiting_calls_hold_bounded_memory(home):
     "Code cannot fill the host with what it asks"
@@ -834,7 +835,7 @@ def chaos(home, rounds, seed, stops, seconds=3.):
 @pytest.mark.parametrize("home", others)
 @pytest.mark.parametrize("seed", [1])
 @on_linux
-def test_kills_at_random_moments(home, seed): chaos(home, 35, seed, 0)
+def test_kills_at_random_moments(home, seed): chaos(home, 20, seed, 0)
 
 @pytest.mark.long
 @pytest.mark.parametrize("home", others)
