@@ -128,7 +128,8 @@ def _restore(self:Session):
 @patch
 def _system(self:Session, dialect):
     "The system prompt, with the functions that are in the shell"
-    there = self.shell.functions | model_functions() | reading_functions()
+    ours,helpers = self.shell.functions,model_functions() | reading_functions()
+    there = ours | {k: f for k,f in helpers.items() if k not in ours} # which tools of the caller may replace
     text = prompts.system_prompt(self.rlm.prompt or prompts.REPL_SYSTEM_PROMPT, there, dialect)
     names = ", ".join(self.rlm.choices)
     return text + (f"\n\nModels for llm_query(prompt, model=...), beside the usual one: {names}" if names else "")

@@ -21,7 +21,7 @@ from .context import load_context
 from .io import in_thread, run_sync
 from .launch import ShellLimits
 from .lm import LM, as_lm
-from .reading import Index, locate, reading_functions
+from .reading import Index, locate
 from .sandbox import WorkerShell
 from .shell import InProcessShell, Shell, model_functions
 from .subcalls import SubLM
@@ -143,7 +143,7 @@ def named_tools(
         tools = {f.__name__: f for f in tools}
     if odd := [k for k in tools if not isinstance(k, str) or not k.isidentifier()]:
         raise InputError(f"A tool needs a name that Python takes as one, not {odd[0]!r:.80}")
-    if taken := tools.keys() & {"context", "answer", *model_functions(), *reading_functions()}:
+    if taken := tools.keys() & {"context", "answer", *model_functions()}:
         raise InputError(f"{min(taken)} belongs to the shell: give your tool another name")
     return tools
 
