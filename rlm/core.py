@@ -25,7 +25,7 @@ from .lm import LM, as_lm
 from .reply import Call, TextEnd, read_turn, said, scan
 from .tools import Tool, make_run_repl, prep_shell
 from .trajectory import (Cell, CellOutput, CellStart, End, Event, Final, InputError, LimitExceeded, Limits,
-    LMContextLengthError, Reply, ReplyDelta, RLMError, Run, ShellError, Subcall, Summary, Trajectory, to_messages)
+    LMContextLengthError, Reply, ReplyDelta, RLMError, Run, ShellError, Trajectory, to_messages)
 
 # %% ../nbs/09_core.ipynb #0c6e9dc9
 @dataclass

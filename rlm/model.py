@@ -24,7 +24,7 @@ from .core import show_event
 from .launch import ShellLimits
 from .lm import LM
 from .result import Result, RunStream
-from .session import Session
+from .session import LONG, Session, as_whole
 from .tools import named_tools
 from .trajectory import Event, InputError, Limits, Reply, Subcall, Usage, new_log
 
@@ -136,22 +136,20 @@ def lm_at(self:RLM, depth: int) -> LM:
 def __repr__(self:RLM): return f"RLM({', '.join(o.model for o in self.models)})"
 
 # %% ../nbs/10_model.ipynb #dd78d6d7
-_long = 4000 # characters
-
 def as_question(
     query: str|list, # a question, or messages in OpenAI's format
     context: Any=None
     ) -> tuple:      # question, context
     "What is asked, about what"
-    if isinstance(query, str) and len(query) > _long:
-        if context is None: return "Do what the text in `context` asks: it was written as one prompt.",query
+    if isinstance(query, str) and len(query) > LONG:
+        if context is None: return as_whole(query)
         if isinstance(context, str) and len(context) < len(query): raise InputError(f"The question has {len(query):,} characters "
             f"and the context {len(context):,}: the question comes first, completion(question, context).")
     if not isinstance(query, (list, tuple)): return query,context
     if not query or not all(isinstance(o, dict) and "content" in o for o in query):
         raise InputError("A question must be a string, or a list of messages with role and content")
     text = query[-1]["content"]
-    if not isinstance(text, str) or len(text) > _long: return "Do what the last message in `context` asks.",list(query)
+    if not isinstance(text, str) or len(text) > LONG: return "Do what the last message in `context` asks.",list(query)
     earlier = list(query[:-1])
     return text,context if context is not None else earlier or None
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MAX_DRAWN', 'plain']
 
-# %% ../nbs/00_plain.ipynb #9c4ba510
-import base64, dataclasses, json, math, re, sys, types
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+# %% ../nbs/00_plain.ipynb #b368d06f
+import base64, dataclasses, json, math, sys, types
+from collections.abc import Collection, Iterator, Mapping, Set
 from datetime import date, datetime, timedelta
 from datetime import time as Clock
 from decimal import Decimal
