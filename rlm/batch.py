@@ -24,8 +24,8 @@ from .io import Scope, run_async, run_sync, submit
 from .judge import Judge
 from .lm import LM, Secret
 from .result import Result
-from rlm.trajectory import (End, Event, Final, InputError, Reply, RLMError, Run, Subcall, Trajectory, Usage, fmt_cost,
-    new_log, slug)
+from .logs import new_log, slug
+from .trajectory import (End, Event, Final, InputError, Reply, RLMError, Run, Subcall, Trajectory, Usage, fmt_cost)
 from .typed import AnswerType
 
 # %% ../nbs/10_batch.ipynb #762ab3db

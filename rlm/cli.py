@@ -116,7 +116,7 @@ def as_json(trajectory, error: BaseException|None=None, log: Path|None=None) -> 
     t,run = trajectory,trajectory.run
     status = t.status or ("cancelled" if isinstance(error, KeyboardInterrupt) else "error")
     d = dict(answer=t.answer, status=status, how=t.how, limit=t.limit, error=sentence(error) if error else None,
-             steps=t.steps, sub_calls=len(t.subcalls), usage=vars(t.usage),
+             steps=len(t.replies), sub_calls=len(t.sub_calls), usage=vars(t.usage),
              usage_by_model={k: vars(v) for k,v in t.usage_by_model.items()}, cost=t.cost, seconds=round(t.seconds, 3),
              model=run and run.model, sub_model=run and run.sub_model, shell=run and run.shell,
              log=str(log) if log and run else None)
@@ -191,7 +191,7 @@ def report(trajectory, error, log, json_out, quiet, shown):
         if error: say(f"The best answer so far: {text}")
         else: print(visible(text) if sys.stdout.isatty() else text, flush=True)
     if error is None and quiet and (said := caveat(trajectory)): say(said)
-    told = isinstance(error, KeyboardInterrupt) and trajectory.steps and not quiet
+    told = isinstance(error, KeyboardInterrupt) and trajectory.replies and not quiet
     if error and not told: fail(error)
 
 # %% ../nbs/17_cli.ipynb #f6bad888
@@ -222,7 +222,8 @@ def answer(
     ) -> tuple:         # trajectory and exit code
     "Ask, show, report"
     from rlm.lm import preload
-    from rlm.trajectory import Trajectory, new_log
+    from rlm.logs import new_log
+    from rlm.trajectory import Trajectory
     trajectory,error,log,shown = Trajectory(),None,None,False
     try:
         check(question, model)

@@ -23,10 +23,11 @@ from .context import ContextWarning
 from .core import show_event
 from .launch import ShellLimits
 from .lm import LM
+from .logs import new_log
 from .result import Result, RunStream
 from .session import LONG, Session, as_whole
 from .tools import named_tools
-from .trajectory import Event, InputError, Limits, Reply, Subcall, Usage, new_log
+from .trajectory import Event, InputError, Limits, Reply, Subcall, Usage
 
 # %% ../nbs/10_model.ipynb #95417832
 def _functions(**given):

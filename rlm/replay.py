@@ -20,7 +20,7 @@ class Recorded:
     def __init__(self,
         trajectory: Trajectory): # of the run
         self._calls,self._children = defaultdict(deque),defaultdict(deque)
-        subs = [e for e in trajectory.subcalls if e.purpose == "query"]
+        subs = [e for e in trajectory.sub_calls if e.purpose == "query"]
         for e in sorted(subs, key=lambda e: (e.run, e.batch, e.index)): self._calls[e.prompt_hash].append(e)
         here = {o.id for o in trajectory.own()}
         for o in trajectory.children:

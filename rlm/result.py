@@ -56,7 +56,7 @@ class Result:
 
     def __getstate__(self): return self.__dict__ | dict(shell=None) # for other processes
 
-_folds = "answer how status error limit steps usage usage_by_model usage_by_depth cost seconds".split()
+_folds = "answer how status error limit usage usage_by_model usage_by_depth cost seconds".split()
 for _name in _folds:
     setattr(Result, _name, property(lambda self, name=_name: getattr(self.trajectory, name)))
 
@@ -77,7 +77,7 @@ def history(self:Result) -> list:
     return self.trajectory.messages()
 
 # %% ../nbs/09_result.ipynb #94c635e3
-for _name in ("sub_calls", "cache_hits", "code_executions"):
+for _name in ("steps", "sub_calls", "cache_hits", "code_executions"):
     setattr(Result, _name, property(lambda self, name=_name: self.trajectory.counts()[name]))
 
 # %% ../nbs/09_result.ipynb #84d5c754

@@ -7,7 +7,8 @@ import pexpect, pytest
 from rlm.cli import DEMO, as_json, run_command, where
 from rlm.offline import Fault, serve, tool_call
 from rlm.launch import problem, strongest
-from rlm.trajectory import Trajectory, new_log
+from rlm.logs import new_log
+from rlm.trajectory import Trajectory
 
 offline = ("-m", "offline/extractive")
 no_sandbox = problem("sandbox") # why this machine has none

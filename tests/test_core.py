@@ -95,7 +95,7 @@ def test_ends_in_code(code): assert (t := ask([tool_call(code)])).answer == 7 an
 
 def test_answer_not_ready_is_no_end():
     t = ask([tool_call("answer['content'] = 'draft'"), tool_call("answer['ready'] = True")])
-    assert (t.answer, t.steps) == ("draft", 2)
+    assert (t.answer, len(t.replies)) == ("draft", 2)
 
 def test_a_variable_named_answer_is_just_a_variable():
     t = ask([tool_call("answer = 'mine'"), tool_call("FINAL_VAR('answer')")])
@@ -189,7 +189,7 @@ def test_exits_are_cell_errors(code):
 
 # ---- limits and fallbacks
 
-def test_fallback_after_two_idle_turns(): assert (t := ask(["One.", "Two.", "Three."])).answer == "Two." and t.status == "fallback" and t.steps == 2
+def test_fallback_after_two_idle_turns(): assert (t := ask(["One.", "Two.", "Three."])).answer == "Two." and t.status == "fallback" and len(t.replies) == 2
 
 def test_idle_turns_apart_are_each_pointed_out():
     t = ask(["Hm.", tool_call("1"), "Hm.", tool_call("FINAL('ok')")])
@@ -217,16 +217,16 @@ def test_token_limit_keeps_the_draft():
     replies = [tool_call("answer['content'] = 'so far'"), "FINAL(last words)"]
     usage = [e.usage.total_tokens for e in ask(replies).replies]
     t = ask(replies, limits=Limits(max_tokens=sum(usage)+100))
-    assert (t.status, t.limit, t.answer, t.steps) == ("limit", "max_tokens", "last words", 2)
+    assert (t.status, t.limit, t.answer, len(t.replies)) == ("limit", "max_tokens", "last words", 2)
     assert t.usage.total_tokens <= sum(usage) + 100
     t = ask([replies[0] | dict(content="word " * 5_000), "never"], limits=Limits(max_tokens=usage[0]*4))
-    assert (t.status, t.limit, t.answer, t.steps) == ("limit", "max_tokens", "so far", 1)
-    assert ask(["never"], limits=Limits(max_tokens=10)).steps == 0
+    assert (t.status, t.limit, t.answer, len(t.replies)) == ("limit", "max_tokens", "so far", 1)
+    assert len(ask(["never"], limits=Limits(max_tokens=10)).replies) == 0
 
 def test_sub_call_limit_is_told_and_not_fatal():
     t = run("Which?", CONTEXT, ScriptedLM([tool_call("llm_query_batched(['a', 'b', 'c'])"), tool_call("FINAL('went on')")]),
             ScriptedLM(["x"] * 3), limits=Limits(max_sub_calls=2))
-    assert t.answer == "went on" and "max_sub_calls" in t.cells[0].output and not t.subcalls
+    assert t.answer == "went on" and "max_sub_calls" in t.cells[0].output and not t.sub_calls
 
 # ---- failures
 
@@ -234,7 +234,7 @@ def test_provider_failure_carries_the_trajectory(tmp_path):
     log = tmp_path/"run.jsonl"
     with pytest.raises(LMRequestError) as e: ask([tool_call("answer['content'] = 'draft'"), Fault(400, "no")], log=log)
     t = e.value.trajectory
-    assert (t.status, t.answer, t.how, t.steps) == ("error", "draft", "fallback", 1)
+    assert (t.status, t.answer, t.how, len(t.replies)) == ("error", "draft", "fallback", 1)
     assert [e.kind for e in Trajectory.load(log)] == ["run", "reply", "cell", "final", "end"]
 
 @pytest.mark.parametrize("q", ["", "  \n", None, 3])
@@ -248,7 +248,7 @@ def test_failing_sub_call_is_an_error_in_its_slot():
     sub = ScriptedLM(lambda m, tools: Fault(400, "refused") if "b" in m[0]["content"] else m[0]["content"] * 2)
     t = run("Which?", CONTEXT, ScriptedLM([tool_call("FINAL(llm_query_batched(['a', 'b', 'c']))")]), sub)
     assert [t.answer[0], t.answer[2]] == ["aa", "cc"] and t.answer[1].startswith("ERROR: ")
-    assert {e.index: e.error is None for e in t.subcalls} == {0: True, 1: False, 2: True}
+    assert {e.index: e.error is None for e in t.sub_calls} == {0: True, 1: False, 2: True}
 
 def test_order_is_kept_whatever_finishes_first():
     sub = ScriptedLM(lambda m, tools: Slow(0.05 if m[0]["content"] == "0" else 0, m[0]["content"]))

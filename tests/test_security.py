@@ -500,13 +500,13 @@ for o in (llm_query, llm_query_batched):
 @pytest.mark.parametrize("home", homes[:2])
 def test_budgets_hold(home, way, shells):
     r, requests, trajectory = spend(home, spending[way], seconds=2)
-    assert len(requests) <= 5 and len(trajectory.subcalls) <= 5
+    assert len(requests) <= 5 and len(trajectory.sub_calls) <= 5
     if way in ("loop", "overwritten", "patched"): assert len(requests) == 5 and "max_sub_calls" in r.stdout, r.text()
 
 @pytest.mark.parametrize("home", homes[:2])
 def test_a_forged_reply_is_not_recorded(home, shells):
     r, requests, trajectory = spend(home, "llm_query = lambda p: 'forged'\nllm_query('x')")
-    assert requests == [] and trajectory.subcalls == [] and "llm_query" in r.restored
+    assert requests == [] and trajectory.sub_calls == [] and "llm_query" in r.restored
 
 @pytest.mark.parametrize("home", homes[:2])
 def test_waiting_for_the_host_is_no_way_to_run_for_ever(home, shells):
