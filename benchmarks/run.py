@@ -1,6 +1,6 @@
 """Measure rlm beside its floor: `python benchmarks/run.py [NAME…] [--json PATH]`.
 
-Names: step fanout context start log shells runs; all of them without any. See README.md."""
+Names: step fanout context start log trajectory shells runs; all of them without any. See README.md."""
 import argparse, importlib, os, sys, time
 from pathlib import Path
 
@@ -9,7 +9,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 from benchmarks.measure import show, write_json
 
-NAMES = ("step", "fanout", "context", "start", "log", "shells", "runs")
+NAMES = ("step", "fanout", "context", "start", "log", "trajectory", "shells", "runs")
 
 
 def main():

@@ -14,11 +14,12 @@ __all__ = ['passing', 'VERSION', 'RLMError', 'InputError', 'AnswerError', 'Conte
            'to_messages', 'Step', 'fenced']
 
 # %% ../nbs/00_trajectory.ipynb #60061075
-import itertools, json, os, re, threading, time, warnings
+import errno, gc, itertools, json, os, re, threading, time, warnings
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Iterable
+from typing import Any, Callable, ClassVar, Iterable, get_args
 
 from fastcore.basics import patch
 
@@ -93,7 +94,7 @@ class Usage:
         return Usage(*(None if None in (a,b) else a+b for a,b in zip(self._values(), other._values())))
     __radd__ = __add__
 
-    def _values(self): return [getattr(self, f.name) for f in fields(self)]
+    def _values(self): return vars(self).values()
 
 # %% ../nbs/00_trajectory.ipynb #64c6d532
 def fmt_cost(cost: float|None # US dollars
@@ -166,6 +167,7 @@ class Run(Event):
     depth: int = 0          # 0 for the root, 1 for a child that its code started, ...
     answer_type: dict|None = None # JSON schema of the answer, when one was asked for
     settings: dict = field(default_factory=dict) # what else shaped the run, as plain data; never a key
+    read: list = field(default_factory=list) # of a child: passages of the root's contexts in its own, as in a `Subcall`
     origin: dict|None = None # of a fork: the `log` (path or `None`), `run` and `step` that it branched off from
 
 # %% ../nbs/00_trajectory.ipynb #009a101a
@@ -288,7 +290,7 @@ def event_to_json(event: Event # any event
     d = {f.name: getattr(event, f.name) for f in fields(event)}
     if "usage" in d: d["usage"] = vars(d["usage"])
     try: return json.dumps(dict(kind=event.kind, **d), default=_as_data)
-    except (TypeError, ValueError): # such as keys that are no strings, or an answer that holds itself
+    except _unfit: # such as keys that are no strings, or an answer that holds itself
         return json.dumps(dict(kind=event.kind, **{k: _plain(v) for k,v in d.items()}))
 
 def _as_data(o):
@@ -299,20 +301,43 @@ def _plain(v):
     try:
         json.dumps(v)
         return v
-    except (TypeError, ValueError): return str(v)
+    except _unfit: pass
+    try: return str(v)
+    except _unfit: return f"<{type(v).__name__}>" # such as a number of more digits than Python prints
 
-# %% ../nbs/00_trajectory.ipynb #76aab08e
+_unfit = TypeError, ValueError, RecursionError
+
+# %% ../nbs/00_trajectory.ipynb #871a2030
 def event_from_json(line: str # one line of the log
                    ) -> Event:
     "The event in a line of the log; fields of a later version are passed over"
     d = json.loads(line)
     cls = _kinds.get(d.pop("kind"), Event)
-    names = _names[cls]
-    d = {k:v for k,v in d.items() if k in names}
-    if "usage" in d: d["usage"] = Usage(**d["usage"])
+    d = _checked(cls, d)
+    if "usage" in d: d["usage"] = Usage(**_checked(Usage, d["usage"]))
+    if not _sayable(d.get("message", {})): raise TypeError("message")
     return cls(**d)
 
-_names = {cls: {f.name for f in fields(cls)} for cls in (Event, *_kinds.values())}
+def _checked(cls, d):
+    "The fields of `d` that `cls` has; raises `TypeError` where a value cannot be right"
+    types = _types[cls]
+    if not d.keys() <= types.keys(): d = {k: v for k,v in d.items() if k in types}
+    for k,v in d.items():
+        if not isinstance(v, types[k]) or types[k] != (object,) and not _possible(v): raise TypeError(k)
+    return d
+
+def _possible(v): return not isinstance(v, (int, float)) or abs(v) < 1e15 # and not NaN
+
+def _sayable(message):
+    "Whether a model can have said this"
+    calls = message.get("tool_calls") or []
+    return (isinstance(message.get("content"), (str, list, type(None))) and isinstance(calls, list)
+            and all(isinstance(o, dict) and isinstance(o.get("function"), dict) for o in calls))
+
+_json = {float: (float, int), Usage: (dict,), Any: (object,)} # what stands for a type in JSON, if not the same
+
+def _fits(f): return tuple(o for t in get_args(f.type) or (f.type,) for o in _json.get(t, (t,)))
+_types = {cls: {f.name: _fits(f) for f in fields(cls)} for cls in (Event, Usage, *_kinds.values())}
 
 # %% ../nbs/00_trajectory.ipynb #bf6e27a8
 class Trajectory:
@@ -322,11 +347,13 @@ class Trajectory:
         events: Iterable[Event]=()): # events that are already recorded
         self.path,self.events = Path(path) if path else None,list(events)
         self._parents,self._ended = {},set() # runs by id: whose they are, and which are over
+        self._going = defaultdict(dict) # the runs that are not over, by the one that started them
         for e in self.events: self._place(e)
         self.torn = False # whether the file this was loaded from ended in half a line
         self.contexts = {} # values by variable, as long as their shell lives; no part of the record
         self._ids = itertools.count(max((e.id for e in self.events), default=0) + 1)
         self._lock,self._file,self._listeners = threading.RLock(),None,[]
+        self._size = None if self.events else 0 # of the file, as far as it is known
 
     def __reduce__(self): return Trajectory,(self.path, self.events)
     def __len__(self): return len(self.events)
@@ -350,8 +377,8 @@ def append(self:Trajectory,
         if self._late(event): return event
         if isinstance(event, End): self._end_below(event.run)
         if not isinstance(event, passing):
-            self._place(event)
             if self.path: self._write(event_to_json(event))
+            self._place(event)
             self.events.append(event)
         for fn in list(self._listeners): self._tell(fn, event)
     return event
@@ -367,16 +394,23 @@ def _tell(self:Trajectory, fn, event):
 
 @patch
 def _place(self:Trajectory, event):
-    if isinstance(event, Run): self._parents[event.id] = event.run
-    if isinstance(event, End): self._ended.add(event.run)
-    if isinstance(event, Resume): self._ended.discard(event.run)
+    "Keep account of which runs are over"
+    if not isinstance(event, (Run, End, Resume)): return
+    run = event.id if isinstance(event, Run) else event.run
+    if isinstance(event, Run): self._parents[run] = event.run
+    beside = self._going[self._parents.get(run)]
+    if isinstance(event, End):
+        self._ended.add(run)
+        beside.pop(run, None)
+    else:
+        self._ended.discard(run)
+        beside[run] = True
 
 @patch
 def _end_below(self:Trajectory, run):
     "The end of a run is the end of all that it has started"
-    for child,parent in list(self._parents.items()):
-        if parent == run is not None and child not in self._ended:
-            self.append(End(run=child, parent=child, status="cancelled"))
+    if run is None: return
+    for child in [*self._going[run]]: self.append(End(run=child, parent=child, status="cancelled"))
 
 @patch
 def _late(self:Trajectory, event):
@@ -389,20 +423,36 @@ def _late(self:Trajectory, event):
 @patch
 def _write(self:Trajectory, line):
     if self._file is None: self._open()
-    if not self._file.tell(): line = f'{{"version": {VERSION}, {line[1:]}'
-    self._file.write(line + "\n")
-    self._file.flush()
+    if not self._size: line = f'{{"version": {VERSION}, {line[1:]}'
+    data = line.encode("ascii") + b"\n"
+    n = self._file.write(data)
+    if n < len(data): # the disk is full; half a line would spoil the next one
+        os.ftruncate(self._file.fileno(), self._size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+    self._size += n
 
 @patch
 def _open(self:Trajectory):
-    "Open the file to append; raises `InputError` while somebody else writes there"
+    "Open the file to append; raises `InputError` when it is not what it was, or somebody else writes there"
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    f = open(self.path, "a", encoding="ascii")
-    if not _locked(f):
+    f = open(self.path, "ab", buffering=0)
+    try: self._size = self._ready(f)
+    except BaseException:
         f.close()
-        raise InputError(f"{self.path}: another process is writing to this log: wait for the end of its run, or stop it.")
-    if self.torn: os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+        raise
     self._file,self.torn = f,False
+
+@patch
+def _ready(self:Trajectory, f):
+    "Make sure that the file ends where an event may follow; its size then"
+    if not _locked(f): raise InputError(f"{self.path}: this log is being written to by another process, or by a trajectory "
+        "that was not closed: wait for the end of its run, or stop it.")
+    there = self.path.read_bytes()
+    if self._size not in (None, len(there)): raise InputError(f"{self.path}: this file was changed since it was read: "
+        "load it again, or choose another name.")
+    if self.torn: os.ftruncate(f.fileno(), there.rfind(b"\n") + 1)
+    elif there and not there.endswith(b"\n"): f.write(b"\n")
+    return f.seek(0, 2)
 
 def _locked(f):
     "Whether nobody else has this file open to write; where the platform cannot tell, nobody has"
@@ -443,38 +493,53 @@ def load(cls:Trajectory,
     ) -> Trajectory:
     "Read a trajectory back; raises `InputError` for a file that is not one"
     path = Path(path)
-    try: *whole,last = path.read_bytes().decode("ascii", "replace").split("\n")
+    try: data = path.read_bytes()
     except OSError as e: raise InputError(f"{path}: cannot be read as a run's log: {e.strerror or e}") from None
-    events,bad = _events(whole)
+    *whole,last = data.decode(errors="replace").split("\n")
+    if last and not _events([last])[1]: whole,last = [*whole, last],"" # only the end of the line is missing
+    with _uncollected(): events,bad = _events(whole)
     if bad and not (skip and events): raise InputError(f"{path}, {_listed(bad)}")
     if bad: warnings.warn(f"{path}: left out {_listed(bad)}", LogWarning, 2)
     if not events and last: raise InputError(f"{path}, line 1: {_not_event(last)}")
     self = cls(path, events)
-    self.torn = bool(last)
+    self.torn,self._size = bool(last),len(data)
     return self
 
 class LogWarning(UserWarning): "Something in a log could not be read"
+
+@contextmanager
+def _uncollected():
+    "Without a look for garbage, which there is none of among things that are only made"
+    on = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if on: gc.enable()
 
 # %% ../nbs/00_trajectory.ipynb #76b03e17
 def _not_event(line): return f"not an event of a run's log: {line[:60]!r}"
 
 def _events(lines):
     "The events in lines, and what is wrong, by the number of the line"
-    events,bad,ids = [],{},set()
+    events,bad,ids,runs = [],{},set(),set()
     for i,line in enumerate(lines, 1):
         try: e = event_from_json(line)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            bad[i] = _not_event(line)
-            continue
-        if not isinstance(e.id, int) or e.id in ids: bad[i] = f"the id {e.id!r:.20} is taken: two programs have written here"
-        else: events.append(e)
-        ids.add(e.id if isinstance(e.id, int) else None)
+        except _malformed: bad[i] = _not_event(line)
+        else:
+            if e.id < 1: bad[i] = _not_event(line)
+            elif e.id in ids: bad[i] = f"the id {e.id!r:.20} is taken: two programs have written here"
+            elif isinstance(e, Run) and (e.run == e.id or e.id in runs): bad[i] = "this run begins after what it has started"
+            else: events.append(e)
+            ids.add(e.id)
+            runs.add(e.run)
     if lines and (v := _version(lines[0])) > VERSION: bad[1] = f"written in version {v} of this format: update rlm to read it"
     return events,bad
 
+_malformed = ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError
+
 def _version(line):
     try: return int(json.loads(line).get("version", 1))
-    except (ValueError, TypeError, AttributeError, RecursionError): return 1
+    except _malformed: return 1
 
 def _listed(bad):
     "What is wrong with lines, in a sentence"
@@ -512,17 +577,17 @@ def of(self:Trajectory,
     part.contexts = self.contexts
     return part
 
-# %% ../nbs/00_trajectory.ipynb #c9153f74
+# %% ../nbs/00_trajectory.ipynb #920528dd
 @patch
 def kept(self:Trajectory) -> list:
     "The events of the topmost runs, without those that a `Resume` has left behind"
-    res = []
-    for e in self.own():
-        if isinstance(e, Resume):
-            at = next((i for i,o in enumerate(res) if o.id == e.after), len(res)) + 1
-            res = res[:at] + [o for o in res[at:] if o.run != e.run]
-        else: res.append(e)
-    return res
+    own,left,counting = self.own(),set(),defaultdict(dict) # the latter by run, then by id
+    for e in own:
+        mine = counting[e.id if isinstance(e, Run) else e.run]
+        if not isinstance(e, Resume): mine[e.id] = e
+        elif e.after in mine:
+            while next(reversed(mine)) != e.after: left.add(mine.popitem()[0])
+    return [e for e in own if e.id not in left and not isinstance(e, Resume)]
 
 # %% ../nbs/00_trajectory.ipynb #3db19aea
 @patch
@@ -557,9 +622,13 @@ def _usages(self:Trajectory):
     return [(depths.get(e.run, 0) + isinstance(e, Subcall), e.model, e.usage) for e in self if isinstance(e, (Reply, Subcall))]
 
 def _sums(pairs):
-    res = {}
-    for k,u in pairs: res[k] = res.get(k, Usage()) + u
-    return res
+    res = defaultdict(list)
+    for k,u in pairs: res[k].append(u)
+    return {k: _total(us) for k,us in res.items()}
+
+def _total(usages):
+    columns = [[getattr(u, f.name) for u in usages] for f in fields(Usage)]
+    return Usage(*(None if None in o else sum(o) for o in columns))
 
 @patch(as_prop=True)
 def usage_by_model(self:Trajectory) -> dict:
@@ -692,11 +761,12 @@ def steps(self:Trajectory) -> list:
 # %% ../nbs/00_trajectory.ipynb #5c8c0f6a
 def _texts(o):
     "All texts in a value"
-    if isinstance(o, str): yield o
-    elif isinstance(o, dict):
-        for v in o.values(): yield from _texts(v)
-    elif isinstance(o, (list, tuple)):
-        for v in o: yield from _texts(v)
+    todo = [o]
+    while todo:
+        o = todo.pop()
+        if isinstance(o, str): yield o
+        elif isinstance(o, dict): todo.extend(o.values())
+        elif isinstance(o, (list, tuple)): todo.extend(o)
 
 @patch
 def find(self:Trajectory,
@@ -711,13 +781,15 @@ class _Elsewhere:
     "A method that another module adds to this class"
     def __init__(self, module, name): self.module,self.name = module,name
     def __get__(self, obj, cls):
+        if obj is None: return self # `patch` asks the class while the module is on its way
         from importlib import import_module
         import_module(f".{self.module}", __package__) # which puts the method in this place
-        return getattr(cls if obj is None else obj, self.name)
+        return getattr(obj, self.name)
 
-_elsewhere = dict(analysis="to_df diff plot coverage", page="to_html", revisit="fork at", export="to_notebook to_script to_chats to_rlms")
+_elsewhere = dict(analysis="to_df diff plot coverage", page="to_html _repr_html_", revisit="fork at", export="to_notebook to_script to_chats to_rlms")
 for _module,_methods in _elsewhere.items():
     for _name in _methods.split(): setattr(Trajectory, _name, _Elsewhere(_module, _name))
+for _cls in (Step, Event): _cls._repr_html_ = _Elsewhere("page", "_repr_html_")
 
 # %% ../nbs/00_trajectory.ipynb #e54650f7
 def _n(count, what): return f"{count:,} {what}{'s'*(count != 1)}"
@@ -734,18 +806,3 @@ def fenced(text, lang=""):
     return f"{ticks}{lang}\n{text}\n{ticks}"
 
 def _ticks(text): return ["`"*len(list(g)) for k,g in itertools.groupby(text) if k == "`"]
-
-# %% ../nbs/00_trajectory.ipynb #03e7908b
-@patch
-def _repr_markdown_(self:Trajectory):
-    res = [fenced(str(self.answer)) if self.status else "*running*", ""]
-    res += ["<details>", "", f"<summary>{self.status or 'running'} · {_n(len(self.replies), 'step')} · "
-            f"{_n(self.counts()['sub_calls'], 'sub-call')} · {self.usage}</summary>", ""]
-    for e in self.own():
-        if isinstance(e, Reply):
-            res += [f"**Step {e.step}**", ""]
-            if e.message.get("content"): res += [fenced(e.message["content"]), ""]
-        if isinstance(e, Cell):
-            if e.code is not None: res += [fenced(e.code, "python"), ""]
-            res += [fenced(e.output), ""]
-    return "\n".join(res + ["</details>"])
