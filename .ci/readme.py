@@ -25,6 +25,9 @@ def readme(root:Path) -> str:
     nb.cells = [c for c in nb.cells if c.cell_type != "raw"]
     for c in nb.cells: c.source = re.sub(r"\A(#\|.*(\n|\Z))+", "", c.source)
     nb.cells = [c for c in nb.cells if c.source.strip()]
+    for c in nb.cells: # of an output that is there in both, Markdown is what a file of Markdown takes
+        for o in c.get("outputs", []):
+            if "text/markdown" in o.get("data", {}): o["data"].pop("text/html", None)
     nb.metadata.setdefault("language_info", {})["name"] = "python"
     body, found = MarkdownExporter().from_notebook_node(from_dict(nb))
     if found.get("outputs"): raise SystemExit("nbs/index.ipynb has outputs that Markdown cannot hold (images?): "

@@ -28,7 +28,7 @@ class Namespace(Mapping):
 
     def _open(self):
         if self.shell is None or self.shell.closed:
-            raise InputError("The shell of this run is closed, and its variables with it: look at them before `close()`.")
+            raise InputError("The shell of this run is closed, its variables with it: look at them before `close()`.")
         return self.shell
 
     def __getitem__(self, name):
@@ -82,16 +82,29 @@ for _name in ("steps", "sub_calls", "cache_hits", "code_executions"):
 
 # %% ../nbs/09_result.ipynb #84d5c754
 @patch
-def __repr__(self:Result):
-    end = f"stopped at {self.limit}" if self.limit else self.status
+def _about(self:Result):
     def n(count, what): return f"{count} {what}{'s'*(count != 1)}"
-    about = f"{end}, {n(self.steps, 'step')}, {n(self.sub_calls, 'sub-call')}, {fmt_cost(self.cost)}"
-    return f"Result({self.answer!r}, {about})"
+    end = f"stopped at {self.limit}" if self.limit else self.status
+    return f"{end}, {n(self.steps, 'step')}, {n(self.sub_calls, 'sub-call')}, {fmt_cost(self.cost)}"
+
+@patch
+def __repr__(self:Result): return f"Result({self.answer!r}, {self._about()})"
+
+@patch
+def _repr_html_(self:Result): return self.trajectory._repr_html_()
 
 @patch
 def _repr_markdown_(self:Result):
-    shown,top = self.trajectory._repr_markdown_(),fenced(str(self.answer)) # which it begins with
-    return "\n\n".join([top, *(fenced(str(o)) for o in self.citations[:20]), shown[len(top):].lstrip()])
+    "For files of Markdown, such as a README"
+    return "\n\n".join([fenced(str(self.answer)), *(fenced(str(o)) for o in self.citations[:20]), f"*{self._about()}*"])
+
+# %% ../nbs/09_result.ipynb #40b737a6
+@patch
+def coverage(self:Result,
+    context: Any=None, # as it was; default: that of a run whose shell still lives
+    **added):          # further contexts, by variable
+    "What of the context was printed, sent on, quoted, or never looked at"
+    return self.trajectory.coverage(context, **added)
 
 # %% ../nbs/09_result.ipynb #6fa53108
 class RunStream:
