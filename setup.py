@@ -12,5 +12,6 @@ def lines(key): return [line for line in cfg[key].splitlines() if line]
 
 setup(author=cfg["author"], keywords=cfg["keywords"], install_requires=lines("requirements"),
       extras_require={key.removesuffix("_requirements"): lines(key) for key in cfg if key.endswith("_requirements")},
-      # The second is how nbdev links other projects' documentation to ours.
-      entry_points=dict(console_scripts=lines("console_scripts"), nbdev=["rlm = rlm._modidx:d"]))
+      # The last is how nbdev links other projects' documentation to ours.
+      entry_points=dict(console_scripts=lines("console_scripts"), pytest11=["rlm.testing = rlm.testing"],
+                        nbdev=["rlm = rlm._modidx:d"]))
