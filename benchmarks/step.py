@@ -3,8 +3,9 @@ import asyncio, tempfile, time
 from pathlib import Path
 
 from benchmarks.measure import MODEL, Row, interleaved, model_server, ms, seconds
+from rlm.io import io_loop
 from rlm.model import run
-from rlm.lm import io_loop, litellm_module
+from rlm.lm import litellm_module
 from rlm.offline import tool_call
 from rlm.tools import Tool, make_run_repl, prep_shell
 from rlm.trajectory import Limits, Reply, to_messages

@@ -28,6 +28,10 @@ class Budget:
     @property
     def seconds(self) -> float: return time.monotonic() - self._start
 
+    def restart(self):
+        "Count the seconds from now"
+        self._start = time.monotonic()
+
     def add(self, event: Event):
         "Count the usage of `event`, if it has any"
         if isinstance(event, Run) and event.depth: self._below.add(event.id)
@@ -67,6 +71,7 @@ def check_two(self:Budget, tokens: int=0, cost: float|None=0., sub: bool=False):
     if self.left() < 2*self._replies:
         raise LimitExceeded("max_seconds", self.seconds + 2*self._replies, self.limits.max_seconds)
 
+# %% ../nbs/01_budget.ipynb #097f9a4c
 @patch
 def hold(self:Budget, tokens: int=0, cost: float|None=0., sub: bool=False):
     "Keep room for a call that starts; raises `LimitExceeded`"

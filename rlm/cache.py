@@ -122,13 +122,14 @@ def _plain(o):
 
 @patch
 def key(self:Cache,
-    lm,             # the model: what has `model`, `endpoint` and `params`
+    lm,             # the model: what has `model`, `endpoint` and `params`, a stand-in also an `identity`
     messages: list, # OpenAI messages
     params: dict    # of this request
     ) -> str|None:  # the same for the same call, in any process; `None` if that cannot be told
     "A name for a call"
     told = {k: v for k,v in (lm.params | params).items() if k not in ("api_key", "timeout")}
-    try: text = json.dumps([lm.model, lm.endpoint, messages, told], sort_keys=True, default=_plain)
+    who = [lm.model, lm.endpoint, *filter(None, [getattr(lm, "identity", None)])]
+    try: text = json.dumps([*who, messages, told], sort_keys=True, default=_plain)
     except (TypeError, ValueError, RecursionError): return None
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What one cell of code did, as a model is told it and as a person sees it: output that stays small, short tracebacks, one result.
+"""What one cell of code did, as a model and as a person sees it: output that stays small, short tracebacks, one result.
 
 A `CellResult` holds all that a cell did; its `text()` is what a model is shown. `clip`, `clipped_repr` and
 `cell_error` keep text, values and tracebacks short."""

@@ -175,7 +175,8 @@ def close(self: Channel):
         for f in (self._in, self._out): f.close()
 
 @patch
-def send(self: Channel, kind: bytes, message: dict, raw=None) -> int: return self.send_parts(to_frame(kind, message, raw=raw))
+def send(self: Channel, kind: bytes, message: dict, raw=None) -> int:
+    return self.send_parts(to_frame(kind, message, raw=raw))
 
 # %% ../nbs/06_channel.ipynb #35727746
 def take_frame(

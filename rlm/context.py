@@ -8,10 +8,10 @@
 
 # %% auto #0
 __all__ = ['EXACT', 'PARTS', 'CONTAINERS', 'FIELDS', 'PIECE', 'SHARE', 'read_open', 'from_bytes', 'as_record', 'as_records',
-           'load_context', 'samples', 'text_facts', 'measure', 'spaced', 'type_names', 'part_facts', 'field_facts',
-           'column_facts', 'record_facts', 'picture_facts', 'shape_of', 'length_of', 'state_of', 'table_state', 'tag',
-           'stream', 'digest', 'fingerprint', 'facts', 'shown', 'places', 'preview', 'ContextWarning', 'NotTextError',
-           'decode_text', 'load_path', 'load_paths', 'read_text']
+           'load_context', 'as_text', 'samples', 'text_facts', 'measure', 'spaced', 'type_names', 'part_facts',
+           'field_facts', 'column_facts', 'record_facts', 'picture_facts', 'shape_of', 'length_of', 'state_of',
+           'table_state', 'tag', 'stream', 'digest', 'fingerprint', 'facts', 'shown', 'places', 'preview',
+           'ContextWarning', 'NotTextError', 'decode_text', 'load_path', 'load_paths', 'read_text']
 
 # %% ../nbs/04_context.ipynb #5e206657
 import hashlib, itertools, math, os, re
@@ -89,6 +89,16 @@ def load_context(
     if (record := as_record(source)) is not None: return record
     if callable(getattr(source, "read", None)) and not isinstance(source, type): source = read_open(source)
     return from_bytes(source, encoding) if isinstance(source, (bytes, bytearray)) else source
+
+# %% ../nbs/04_context.ipynb #fce8fb87
+def as_text(
+    context # a loaded context
+) -> str|None: # `None` if it is not made of texts
+    "`context` as one text, its parts below their names or, in a list, numbers from 1"
+    if isinstance(context, str): return context
+    if isinstance(context, (list, tuple)): context = dict(enumerate(context, 1))
+    if not isinstance(context, Mapping) or not all(isinstance(o, str) for o in context.values()): return None
+    return "\n\n".join(f"### {k}\n{v}" for k,v in context.items())
 
 # %% ../nbs/04_context.ipynb #8e3b0789
 EXACT = 4_000_000 # characters of text that are looked at in full

@@ -6,9 +6,9 @@
 __all__ = ['grace', 'io_loop', 'Job', 'Scope', 'submit', 'run_sync', 'run_async', 'in_thread', 'landing', 'hang_up']
 
 # %% ../nbs/02_io.ipynb #d203cdac
-import asyncio, os, sys, threading
+import asyncio, concurrent.futures, os, sys, threading
 from collections.abc import Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 
 from fastcore.basics import patch
@@ -104,14 +104,7 @@ def cancel(self:Scope):
 def wait(self:Scope, seconds: float|None=None) -> bool: # `None`: as long as it takes
     "Wait until no job is left; whether that is so"
     with self._lock: jobs = list(self._jobs)
-    return not wait(jobs, seconds).not_done
-
-@patch
-async def over(self:Scope, seconds: float=1):
-    "`wait`, on an event loop"
-    with self._lock: jobs = [asyncio.wrap_future(o) for o in list(self._jobs)] # they may end meanwhile
-    if jobs: await asyncio.wait(jobs, timeout=seconds)
-    for o in jobs: o.cancelled() or o.done() and o.exception() # or it would be missed
+    return not concurrent.futures.wait(jobs, seconds).not_done
 
 # %% ../nbs/02_io.ipynb #a29e7112
 _pending = set() # what somebody waits for
@@ -134,7 +127,7 @@ def run_sync(coro):
     try: return job.result()
     except BaseException:
         job.cancel()
-        wait([job], 1)
+        concurrent.futures.wait([job], 1)
         raise
     finally: del job # an error holds this frame, which must not hold the error
 
@@ -143,7 +136,9 @@ async def run_async(coro):
     "Run `coro` on the I/O loop and await it from any other loop"
     job = submit(coro)
     over = asyncio.wrap_future(job)
-    try: return await asyncio.shield(over)
+    try:
+        while not over.done(): await asyncio.wait([over], timeout=.5) # a notebook's loop sees an interrupt when it wakes
+        return over.result()
     except asyncio.CancelledError:
         job.cancel()
         await asyncio.wait([over], timeout=1)
@@ -162,6 +157,12 @@ async def in_thread(fn, *args):
         else: done.set_result(res)
     threading.Thread(target=work, daemon=True, name="rlm-own").start()
     return await asyncio.wrap_future(done)
+
+# %% ../nbs/02_io.ipynb #8e788ba8
+@patch
+async def over(self:Scope, seconds: float|None=1) -> bool:
+    "`wait`, on an event loop"
+    return not self._jobs or await in_thread(self.wait, seconds)
 
 # %% ../nbs/02_io.ipynb #224071c8
 grace = 0.25 # seconds

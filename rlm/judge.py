@@ -47,6 +47,7 @@ def as_cited(
     text = str(show_source(contexts[e.context], place)) if e.context in contexts else ""
     return Cited(e.quote, True, e.context, e.source, e.start, e.end, text)
 
+# %% ../nbs/09_judge.ipynb #20ca36ad
 @dataclass
 class Evidence:
     "What an answer stands on"
@@ -86,14 +87,16 @@ class Judge:
 def parse(self:Judge, final: Final) -> Any:
     "The answer as the type has it, the answer itself where none was asked for; raises `AnswerError`"
     if self.typed is None: return final.answer
-    return (self.typed.from_text if isinstance(final.answer, str) and final.how != "code" else self.typed.check)(final.answer)
+    read = self.typed.from_text if isinstance(final.answer, str) and final.how != "code" else self.typed.check
+    return read(final.answer)
 
 @patch
 async def _verdict(self:Judge, answer):
     "Why `verify` refuses, or `None`"
     evidence = self.evidence()
     if isinstance(self.verify, LM):
-        reply = await self.ask(self.verify, prompts.verify_prompt(self.question, clip(str(answer), 20_000), clip(str(evidence), 50_000)))
+        texts = clip(str(answer), 20_000),clip(str(evidence), 50_000)
+        reply = await self.ask(self.verify, prompts.verify_prompt(self.question, *texts))
         return reply and read_verdict(reply)
     said = await in_thread(self.verify, self.question, answer, evidence)
     if inspect.isawaitable(said): said = await said

@@ -147,13 +147,15 @@ _serial = itertools.count(1)
 def container_command(home: str, limits: ShellLimits, size: int) -> list:
     "A worker in a container; `size`: bytes of the context"
     engine, _, image = home.partition(":")
-    closed = "--network=none --read-only --cap-drop=ALL --security-opt=no-new-privileges --user=65534:65534 --ipc=private"
-    bounds = ["--tmpfs=/tmp:rw,size=256m,mode=1777", "--shm-size=64m", f"--memory={2*limits.memory + 5*size + 200_000_000}"]
+    name,memory = f"rlm-{os.getpid()}-{next(_serial)}-{os.urandom(3).hex()}", 2*limits.memory + 5*size + 200_000_000
+    closed = ("--network=none --read-only --cap-drop=ALL --security-opt=no-new-privileges --user=65534:65534 "
+              "--ipc=private --workdir=/tmp")
+    bounds = ["--tmpfs=/tmp:rw,size=256m,mode=1777", "--shm-size=64m", f"--memory={memory}"]
     if limits.processes: bounds.append(f"--pids-limit={limits.processes + 8}")
     mounts = [f"{package_folder()}:/rlm:ro", *(f"{o}:/rlm-packages/{os.path.basename(o)}:ro" for o in ipython_stack())]
     env = {k: v for k, v in worker_env("/tmp").items() if k not in ("PATH", *_kept)}
-    return [engine, "run", "--rm", "-i", f"--name=rlm-{os.getpid()}-{next(_serial)}-{os.urandom(3).hex()}", "--workdir=/tmp",
-            *closed.split(), *bounds, *(o for m in mounts for o in ("-v", m)),
+    return [engine, "run", "--rm", "-i", f"--name={name}", *closed.split(), *bounds,
+            *(o for m in mounts for o in ("-v", m)),
             *(o for k, v in env.items() for o in ("-e", f"{k}={v}")), "--entrypoint=python3", image,
             *python_command("stdio", "zygote", package="/rlm", paths="/rlm-packages")[1:]]
 
@@ -200,7 +202,9 @@ def _sandbox_problem(path): # `path`: of bwrap
     if tried.returncode: return _namespace_advice(_said(tried))
 
 # %% ../nbs/07_launch.ipynb #b50c61e6
-def _tried(command): return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+def _tried(command):
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+
 def _said(tried): return " ".join(tried.stderr.split())[:200] or f"exit code {tried.returncode}"
 
 _engines = dict(docker=("https://docs.docker.com/get-docker", "{{.Server.Version}}"),
@@ -212,7 +216,8 @@ def _engine_problem(engine, path):
     if not path: return f"{engine} is not installed: see {site}."
     try: tried = _tried([engine, "version", "--format", version])
     except subprocess.TimeoutExpired: return f"{engine} does not answer: is its service running?"
-    if tried.returncode: return f"{engine} does not work here ({_said(tried)}): is its service running, and may you use it?"
+    if not tried.returncode: return None
+    return f"{engine} does not work here ({_said(tried)}): is its service running, and may you use it?"
 
 # %% ../nbs/07_launch.ipynb #ea4203cf
 HOMES = "'inprocess', 'process', 'sandbox', 'docker:IMAGE', 'podman:IMAGE' or 'auto'"

@@ -335,7 +335,8 @@ def _take(self: Live, box):
 @patch
 def _ask(self: Live, name, args, kwargs, deliver):
     "Send a call; `deliver` is given the reply"
-    if os.getpid() != self.pid: raise RuntimeError("The host's functions can be called by the shell's process only, not by forks of it.")
+    if os.getpid() != self.pid:
+        raise RuntimeError("The host's functions can be called by the shell's process only, not by forks of it.")
     id = [self.generation, n := next(self.ids)]
     parts = to_frame(LIVE, dict(op="call", id=id, name=name, args=list(args), kwargs=kwargs))
     self.boxes[n] = deliver

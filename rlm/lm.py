@@ -20,8 +20,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from fastcore.basics import patch
 
 from .cache import Cache, Completion
-from .io import Scope, hang_up, io_loop, landing, run_async, run_sync, submit
-
+from .io import hang_up, landing, run_async, run_sync, submit
 from .trajectory import (InputError, LMAuthError, LMConnectionError, LMContextLengthError, LMError, LMNotFoundError,
                             LMRateLimitError, LMRequestError, LMServerError, LMTimeoutError, RLMError, Usage)
 

@@ -1,4 +1,4 @@
-"""Stand-ins for a language model that need no key and no network: a keyword extractor, scripted replies, a server on loopback.
+"""Stand-ins for a language model, without key or network: a keyword extractor, scripted replies, a server on loopback.
 
 `offline/extractive` is a model name for LiteLLM. It answers with the sentences of a text that share most
 words with the question, and as a root model it explores a context with code. It is no neural network, and
@@ -22,7 +22,7 @@ __all__ = ['window', 'stem', 'keywords', 'blocks', 'split_sentences', 'Sentence'
            'Server', 'serve', 'main']
 
 # %% ../nbs/03_offline.ipynb #df255fd9
-import asyncio, copy, functools, hashlib, inspect, itertools, json, math, re
+import asyncio, copy, functools, hashlib, inspect, itertools, json, math, os, re
 import socket, struct, threading, time
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -31,7 +31,8 @@ from typing import NamedTuple
 
 from fastcore.basics import patch
 
-from .lm import LM, litellm_module, run_async
+from .io import run_async
+from .lm import LM, litellm_module
 from .trajectory import InputError, LMError, Usage
 
 # %% ../nbs/03_offline.ipynb #2baefadd
@@ -622,7 +623,7 @@ class ScriptedLM(LM):
         tools: bool=True,            # whether it says that it can call tools
         **kw):                       # as for `LM`
         super().__init__(model, **kw)
-        self.script,self._tools = Script(replies),tools
+        self.script,self._tools,self.identity = Script(replies),tools,os.urandom(8).hex() # for a cache
 
     @property
     def requests(self) -> list: return self.script.requests

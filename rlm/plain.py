@@ -8,7 +8,7 @@ __all__ = ['MAX_DRAWN', 'plain']
 # %% ../nbs/00_plain.ipynb #b368d06f
 import base64, dataclasses, json, math, sys, types
 from collections.abc import Collection, Iterator, Mapping, Set
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from datetime import time as Clock
 from decimal import Decimal
 from enum import Enum

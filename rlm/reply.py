@@ -157,8 +157,19 @@ def read_turn(
     calls = _native_calls(message, names) or _fenced_calls(found, code_tool)
     return Turn(calls, found[-1] if ends else None, text)
 
+# %% ../nbs/08_reply.ipynb #d8ec0c91
+_label = re.compile(r"(?m)^[ \t#*_]*(?:FINAL|(?i:final answer))[*_]*[ \t]*:")
+
+def _labelled(text):
+    "What follows the last `FINAL ANSWER:` of `text`, or nothing"
+    *_,m = [None, *_label.finditer(text)]
+    before = m and [o for o in scan(text[:m.start()])[0] if isinstance(o, Block)]
+    if not m or before and not before[-1].closed: return "" # a fence is open there
+    value = re.sub(r"\A[*_]+", "", text[m.end():]).strip()
+    return value.removesuffix("**").rstrip() if value.count("**") % 2 else value
+
 # %% ../nbs/08_reply.ipynb #5070d5db
 def said(message: dict) -> str:
-    "The text of a reply without thoughts, and without an end that only names a variable"
+    "What a reply answers in text: what follows its last label, or all but thoughts and an end that names a variable"
     text = scan(message.get("content") or "")[1]
-    return re.sub(r"(?m)^[^\n]*\bFINAL_VAR[ \t]*\([^\n]*$", "", text).strip()
+    return _labelled(text) or re.sub(r"(?m)^[^\n]*\bFINAL_VAR[ \t]*\([^\n]*$", "", text).strip()

@@ -51,8 +51,9 @@ def put(value, name: str, write):
         return
     try: pickle.dump(value, _Pieces(write), protocol=5)
     except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as e:
-        raise ContextError(f"{name} is a {type(value).__name__}, which cannot be sent to another process ({e}): make it "
-            "text, numbers, lists or dicts, or run cells in this process with shell='inprocess'.") from None
+        kind = type(value).__name__
+        raise ContextError(f"{name} is a {kind}, which cannot be sent to another process ({e}): make it text, numbers, "
+            "lists or dicts, or run cells in this process with shell='inprocess'.") from None
 
 # %% ../nbs/07_sandbox.ipynb #bc260735
 def write_all(fd: int, data):
@@ -73,7 +74,7 @@ def sealed_file(value, name: str) -> int:
         os.close(fd)
         raise
 
-# %% ../nbs/07_sandbox.ipynb #11fae2e0
+# %% ../nbs/07_sandbox.ipynb #92bcc681
 _workers = weakref.WeakSet()
 
 def _forked():
@@ -83,6 +84,7 @@ def _forked():
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_forked)
 
+# %% ../nbs/07_sandbox.ipynb #11fae2e0
 class Worker:
     "A worker process, and the channel to it"
     def __init__(self,
@@ -547,7 +549,8 @@ def _settle(self:WorkerShell, got, why) -> CellResult:
     out, err = _words(got)
     cause, state = self._lost(got)
     after = f" after {self.limits.seconds:g} s" if why == "time" else ""
-    if why: said = f"This cell was stopped{after}, and its process killed, since it did not react to being interrupted. {state}"
+    stopped = f"This cell was stopped{after}, and its process killed, since it did not react to being interrupted."
+    if why: said = f"{stopped} {state}"
     else: said = f"The process that ran this cell has ended: {cause}. {state}"
     name = "ProcessDied" if not why else "TimeoutError" if why == "time" else "KeyboardInterrupt"
     return CellResult(out, err, error=CellError(name, said, f"{name}: {said}"))
@@ -710,12 +713,12 @@ def guarantees(self:WorkerShell) -> Guarantees:
     "What is enforced on the code in this shell, by trying it"
     found = self._probed()
     out, seen, files = found["connect"], found["see"], found["read"] or found["write"]
+    kept = "variables are lost then" if self.direct else "earlier variables survive"
     return Guarantees(self.home, ("none", "as the host") if out else ("enforced", "no way out; a loopback of its own"),
         ("none", "the host's, with your rights") if files else
         ("enforced", "of the host's only Python and the system's programs, read-only; a /tmp of its own"),
         self._memory_bound(found),
-        ("enforced", f"interrupted, then killed; {'variables are lost then' if self.direct else 'earlier variables survive'}"),
-        self._process_bound(found, seen))
+        ("enforced", f"interrupted, then killed; {kept}"), self._process_bound(found, seen))
 
 # %% ../nbs/07_sandbox.ipynb #eae5e852
 @patch

@@ -9,7 +9,8 @@ another context beside the first, and a `log` that is there is gone on from."""
 __all__ = ['LONG', 'Session', 'as_whole']
 
 # %% ../nbs/09_session.ipynb #ac792cce
-import contextlib, keyword, threading
+import contextlib, keyword, threading, time, warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +19,56 @@ from fastcore.basics import patch
 from . import prompts
 from .budget import Budget
 from .cache import Cache
-from .context import facts, load_context, preview
-from .core import CallLM, Driver, adrive, as_dialect, toolloop
+from .context import as_text, facts, load_context, preview
+from .coverage import Marks
+from .core import CallLM, Driver, adrive, as_dialect, directloop, toolloop
 from .io import Scope, in_thread, run_async, run_sync
 from .judge import Evidence, Judge, as_cited
 from .lm import LM, imported
 from .reading import reading_functions
-from .replay import rerun
+from .replay import Again, Past, as_limits, count
 from .result import Result, RunStream
 from .shell import model_functions
 from .subcalls import CallError, SubLM, digest, ends
 from .tools import make_run_repl, prep_shell
-from .trajectory import (AnswerError, Cell, Citation, End, Final, InputError, LimitExceeded, LMError, Reply, Run, Subcall,
-    Summary, Trajectory)
+from .trajectory import (AnswerError, Cell, Citation, Final, InputError, LimitExceeded, LMError, LogWarning, Reply,
+    Resume, Run, Subcall, Summary, Trajectory)
 from .typed import AnswerType
 
 # %% ../nbs/09_session.ipynb #1c512ab5
-def _log(path):
-    "A trajectory at `path`, with what is in that file"
-    return Trajectory.load(path) if path and Path(path).exists() and Path(path).stat().st_size else Trajectory(path)
+def _log(log):
+    "A trajectory, at a path with what is in that file"
+    if isinstance(log, Trajectory): return log
+    return Trajectory.load(log) if log and Path(log).exists() and Path(log).stat().st_size else Trajectory(log)
 
 class Session:
     "A shell and a conversation about what is in it"
     def __init__(self,
         rlm: Any,                 # an `RLM`, which has the settings
         context: Any=None,        # what it is about: anything that `load_context` takes
-        log: str|Path|None=None,  # where to keep the trajectory as JSON lines
-        parent: "Session|None"=None): # whose code has started this one
-        self.rlm,self.context,self.parent = rlm,context,parent
+        log: str|Path|Trajectory|None=None, # where to keep the trajectory as JSON lines, or the trajectory
+        parent: "Session|None"=None, # whose code has started this one
+        past: Past|None=None):    # what the log has of the run that is to go on
+        self.rlm,self.context,self.parent,self.past = rlm,context,parent,past
         self.depth = parent.depth + 1 if parent else 0
         self.trajectory = parent.trajectory if parent else _log(log)
         self.cache = parent.cache if parent else Cache() if rlm.cache is None else rlm.cache or None
         self.events,self.new = [],{} # of the conversation; contexts that the model has not been told of
         self.shell,self.result,self.run,self.judge,self.budget = None,None,None,None,parent and parent.budget
+        self.noted = {} # plain data of the caller's for the log
+        self.watched,self.streams = True,False # whether a view may show it; whether somebody hears what happens as it does
+        self.insist,self.fork = parent.insist if parent else False,None # of a fork: what comes next, for `Again`
+        self.held = False # whether the shell was handed in, with all that is in it
         self._asking,self._checks,self.closed,self._opens = False,False,False,threading.Lock()
 
 # %% ../nbs/09_session.ipynb #5c3cbde5
 @patch(as_prop=True)
 def lm(self:Session) -> LM: return self.rlm.lm_at(self.depth)
+
+@patch
+def _lm_for(self:Session, run):
+    "The root model of a run; a log that stands in for it wants to know which one"
+    return self.lm.for_run(run) if hasattr(self.lm, "for_run") else self.lm
 
 @patch
 def _sub(self:Session):
@@ -64,6 +77,7 @@ def _sub(self:Session):
     o = self.rlm
     return SubLM(o.lm_at(self.depth+1), self.cache, o.on_fanout, child, o.max_children, o.sub_prompt, o.choices)
 
+# %% ../nbs/09_session.ipynb #87adf081
 @patch
 def open(self:Session):
     "Read the context and start the shell, if that was not done yet; raises `ContextError`, `SandboxUnavailable`"
@@ -83,7 +97,15 @@ def _start(self:Session):
     tools = o.tools if not self.depth or o.sub_tools is None else o.sub_tools
     how = dict(shell=o.shell, shell_limits=o.shell_limits, offload=o.offload)
     self.shell = prep_shell(self.context, tools=tools, sub=self._sub(), **how)
+    self._note_contexts()
+
+@patch
+def _note_contexts(self:Session):
+    "Let the trajectory have the contexts, and calls know what of them is in a prompt"
     self.context = self.shell.context
+    if not self.depth: self.trajectory.contexts = self.shell.contexts
+    self.marks = self.parent.marks if self.parent else Marks(self.shell.contexts)
+    self.shell.sub.marks = self.marks
 
 # %% ../nbs/09_session.ipynb #8921779c
 @patch
@@ -103,26 +125,55 @@ def add(self:Session,
     self.new[name] = facts(value)
     return name
 
-# %% ../nbs/09_session.ipynb #858de3d2
+# %% ../nbs/09_session.ipynb #43983826
 @patch
 def _same(self:Session, name, known):
     "Raise `InputError` unless a context is the one of the log"
-    if name not in self.shell.contexts: raise InputError(f"{self.trajectory.path}: this run had a context {name}: "
+    there = self.trajectory.contexts
+    if name not in there: raise InputError(f"{self._log_name()}: there was a context {name}: "
         f"`add` it before asking, session.add(..., name={name!r})")
-    if known.get("fingerprint") != facts(self.shell.contexts[name]).get("fingerprint"):
-        raise InputError(f"{self.trajectory.path}: this run had another {name} ({prompts.describe_context(known, name)})")
+    if known.get("fingerprint") == facts(there[name]).get("fingerprint"): return
+    was = prompts.describe_context(known, name) if "type" in known else "nothing is known of it"
+    self._odd(f"pass the {name}, as it was: {was}" if there[name] is None else f"there was another {name} ({was})")
 
 @patch
-def _restore(self:Session):
-    "Bring conversation and shell to where the log ends"
-    runs = [e for e in self.trajectory.own() if isinstance(e, Run)]
-    if self.events or not runs or runs[0].dialect == "direct": return
-    self._same("context", runs[0].context)
+def _log_name(self:Session): return self.trajectory.path or "this run"
+
+@patch
+def _odd(self:Session, text):
+    "Raise `InputError` for what is not as it was, or warn of it where the caller insists"
+    if not self.insist: raise InputError(f"{self._log_name()}: {text}; `insist=True` goes on all the same.")
+    warnings.warn(f"{self._log_name()}: {text}", LogWarning, stacklevel=2)
+
+# %% ../nbs/09_session.ipynb #11dfbc9b
+@patch
+async def _restore(self:Session):
+    "Bring conversation and shell to where the log ends, or to where the run begins that is to go on"
+    runs = [o for o in self.trajectory.own() if isinstance(o, Run) and o.dialect != "direct"]
+    if self.events or self.parent or not runs: return
+    await in_thread(self._same, "context", runs[0].context)
     for o in runs:
         for name,known in o.added.items(): self._same(name, known)
-    rerun(self.shell, self.trajectory)
-    self.events,self.new = self.trajectory.own(),{}
-    for e in [e for e in self.events if isinstance(e, (Final, End))]: self.events.remove(e)
+    earlier = [o.id for o in runs].index(self.past.run.id) if self.past else None
+    for o in runs[:earlier]: await self._relive(Past(self.trajectory, o, whole=True))
+    self.new = {}
+
+@patch
+async def _relive(self:Session, past):
+    "Go through a question of the log"
+    run = past.run
+    driver = await in_thread(self._driver, replace(run), run.answer_type and AnswerType(run.answer_type))
+    self.events.append(run)
+    await self._again(driver, past).all()
+    self._answer_calls()
+
+@patch
+def _again(self:Session, driver, past, **kw):
+    "What goes through the past; whatever is recorded meanwhile is in the log already"
+    if self.shell:
+        self.shell.sub.attach(Trajectory(), past.budget, past.run.id)
+        self.shell.sub.past = past
+    return Again(driver, past, self.events, insist=self.insist, run_cells=not self.held, **kw)
 
 # %% ../nbs/09_session.ipynb #d02b6614
 @patch
@@ -149,7 +200,14 @@ def _opening(self:Session, query, typed):
     return Run(run=self.parent and self.parent.run.id, parent=self.parent and self.parent.shell.sub.parent, query=query,
         model=self.lm.model, sub_model=sh.sub.lm.model, context=known, dialect=dialect, shell=sh.home, system=system,
         prompt=prompt, depth=self.depth, answer_type=typed and typed.schema,
-        added={name: o for name,o in about.items() if name != "context"})
+        read=self.marks.passages(self.context) if self.depth else [],
+        added={name: o for name,o in about.items() if name != "context"}, settings=self._settings())
+
+# %% ../nbs/09_session.ipynb #b01d6954
+@patch
+def _settings(self:Session):
+    "What shaped the run, for the log of a question"
+    return {} if self.depth else self.rlm.settings() | self.noted
 
 @patch
 def _answer_calls(self:Session):
@@ -167,6 +225,7 @@ async def _aside(self:Session, lm, messages, purpose, **params):
     "The reply of a model that is asked on the side; `None` if there is none"
     e = Subcall(run=self.run.id, parent=self.run.id, purpose=purpose, model=lm.model)
     text = messages if isinstance(messages, str) else messages[-1]["content"]
+    if self.past and ((known := self.past.aside(purpose, text)) or self.past.exact): return known and known.reply
     e.prompt,e.prompt_chars,e.prompt_hash = ends(text),len(text),digest(text)
     def after(res):
         e.reply,e.usage,e.seconds = res.text,res.usage,res.seconds
@@ -180,6 +239,7 @@ async def _aside(self:Session, lm, messages, purpose, **params):
         self.trajectory.append(e)
     return e.reply
 
+# %% ../nbs/09_session.ipynb #128cecbd
 @patch
 async def _shorten(self:Session, driver, effect):
     "A `Summary` of the conversation, if it comes near the model's window"
@@ -220,48 +280,70 @@ def _judge(self:Session, query, typed):
         self._checks = True
         self.shell.protect(check_answer=self._check_answer)
 
+# %% ../nbs/09_session.ipynb #b0b747da
 @patch
 def _check_answer(self:Session, value):
     "Whether `value` would do as the answer; an error says why not"
     if self.judge and self.judge.typed: self.judge.typed.check(value)
     return True
 
-# %% ../nbs/09_session.ipynb #806efdac
+# %% ../nbs/09_session.ipynb #64d5f3ff
 @patch
-def _driver(self:Session, query, typed, streams):
-    "All that a run needs, made on a thread, since contexts may be large and workers slow to start"
-    self.open()
-    if self.parent is None: self._restore()
-    self._answer_calls()
-    self._judge(query, typed)
-    o,sh,self.run = self.rlm,self.shell,self._opening(query, typed)
-    self.run.limits = vars(o.limits)
-    run_repl = make_run_repl(sh, o.max_output, o.final_var)
-    driver = Driver(self.lm, [run_repl], sh, self.trajectory, self.run, self.budget, o.max_output)
-    driver.judge,driver.streams = self.judge,streams
+def _driver(self:Session, run, typed):
+    "All that performs a run in the shell"
+    self.run = run
+    self._judge(run.query, typed)
+    o,sh,lm = self.rlm,self.shell,self._lm_for(run)
+    driver = Driver(lm, [make_run_repl(sh, o.max_output, o.final_var)], sh, self.trajectory, run, self.budget, o.max_output)
+    driver.judge,driver.streams,run.limits = self.judge,self.streams,vars(o.limits)
     async def shorten(effect): return await self._shorten(driver, effect)
     driver.shorten = shorten
     return driver
 
+# %% ../nbs/09_session.ipynb #0d6ce967
 @patch
-async def _answer(self:Session, query, typed, streams):
-    "Have the loop answer"
-    driver = await in_thread(self._driver, query, typed, streams)
-    o,limits = self.rlm,self.budget.limits
-    loop = toolloop(self.run, list(driver.tools), driver.code_tool, limits.max_steps, patterns=o.patterns,
-                    max_errors=limits.max_errors, events=self.events)
-    with driver.recording():
-        self.shell.sub.attach(self.trajectory, self.budget, self.run.id)
-        try: final,limit = await adrive(loop, driver)
+async def _looped(self:Session, query, typed):
+    "Driver and loop; on threads, since contexts may be large and workers slow to start"
+    await in_thread(self.open)
+    await self._restore()
+    self._answer_calls()
+    run = replace(self.past.run) if self.past else await in_thread(self._opening, query, typed)
+    driver,limits = await in_thread(self._driver, run, typed),self.rlm.limits
+    return driver,toolloop(run, list(driver.tools), driver.code_tool, limits.max_steps, patterns=self.rlm.patterns,
+                           max_errors=limits.max_errors, events=self.events)
+
+# %% ../nbs/09_session.ipynb #9924f57c
+@patch
+async def _perform(self:Session, driver, loop):
+    "Have the loop answer, with what the log has of it first"
+    past,sub,performs = self.past,self.shell and self.shell.sub,driver
+    if past: performs = self._again(driver, past, go_on=lambda: self._go_on(driver), **self.fork or {})
+    with driver.recording(begin=not past):
+        if sub and not past: sub.attach(self.trajectory, self.budget, self.run.id)
+        try: final,limit = await adrive(loop, performs)
         except BaseException:
-            await driver.keep_draft()
+            if driver.begun: await driver.keep_draft()
             raise
         if limit: await driver.keep_draft()
+        if not driver.begun: self._go_on(driver)
         driver.finish(final, limit)
     if self.judge.parsed is None: # what a last word may mean as the type asked for
         with contextlib.suppress(AnswerError): self.judge.parsed = self.judge.parse(final)
 
-# %% ../nbs/09_session.ipynb #60382fdd
+# %% ../nbs/09_session.ipynb #27eaed15
+@patch
+def _go_on(self:Session, driver):
+    "Count what the log has, and record from now on"
+    past,sub = self.past,self.shell and self.shell.sub
+    if self.parent is None:
+        for e in past.part: count(self.budget, e, past.run.id)
+        self.budget.restart()
+    if sub: sub.attach(self.trajectory, self.budget, self.run.id, past.batches)
+    about = dict(run=self.run.id, parent=self.run.id, after=past.after)
+    driver.spent,driver.start = past.spent,time.monotonic() - past.spent
+    driver.opening = None if self.fork is not None else Resume(model=self.lm.model, limits=vars(self.rlm.limits), **about)
+
+# %% ../nbs/09_session.ipynb #f2c31dd3
 @patch
 def _made(self:Session):
     "The result of the last run"
@@ -270,68 +352,76 @@ def _made(self:Session):
                          self.judge and self.judge.verified, self.trajectory.path)
     return self.result
 
+# %% ../nbs/09_session.ipynb #9c2eae85
+@patch
+@contextlib.contextmanager
+def _heard(self:Session, on_event):
+    "Who listens does so until the end: the budget, who asks, and whoever shows the run"
+    if self.parent: return (yield)
+    view = self.rlm.view(self.trajectory.path) if self.watched and on_event is None else None
+    if view and self.past: view.catch_up(self.past.part)
+    self.streams = self.streams or view is not None
+    def count(e): self.budget.add(e)
+    heard = [count, *filter(None, (*self.rlm.listeners(), on_event, view))]
+    for fn in heard: self.trajectory.listen(fn)
+    try:
+        with view or contextlib.nullcontext(): yield
+    finally:
+        for fn in heard: self.trajectory.unlisten(fn)
+
 @patch
 async def _ask(self:Session, query, response_format=None, streams=False, on_event=None) -> Result:
     "Answer a question; whatever stops it, the log has its end"
     if not isinstance(query, str) or not query.strip(): raise InputError("The question is empty: say what you want to know.")
     if self._asking: raise InputError("This session is answering a question: wait for it, or open another session.")
     typed = None if response_format is None else AnswerType(response_format)
-    self._asking,self.run,self.streams = True,None,streams
-    scope,heard = Scope(),[]
-    try:
-        await imported() # which takes its time once, and is nobody's question
-        if self.parent is None:
-            self.budget = Budget(self.rlm.limits)
-            heard = [self.budget.add, *filter(None, (*self.rlm.listeners(), on_event))]
-        for fn in heard: self.trajectory.listen(fn)
-        with scope: await self._direct(query, typed) or await self._answer(query, typed, streams)
-    finally:
-        scope.cancel()
-        await scope.over(3) # what has been paid for is still counted
-        for fn in heard: self.trajectory.unlisten(fn)
-        self._asking = False
-        if self.run is not None and self.run.id: self._made()
+    self._asking,self.run,self.streams,scope = True,None,streams,Scope()
+    with self._heard(on_event):
+        try:
+            await imported() # which takes its time once, and is nobody's question
+            if self.parent is None: self.budget = Budget(self.rlm.limits)
+            with scope:
+                text = await in_thread(self._short_context)
+                made = self._looped(query, typed) if text is None else in_thread(self._direct, text, query, typed)
+                await self._perform(*await made)
+        finally:
+            scope.cancel()
+            await scope.over(3) # what has been paid for is still counted
+            self._asking,self.past,self.fork = False,None,None
+            if self.shell: self.shell.sub.past = None
+            if self.run is not None and self.run.id: self._made()
     return self.result
 
-# %% ../nbs/09_session.ipynb #a5f14fe2
-def _as_text(context):
-    "A context as one text, if it is made of texts; else `None`"
-    if isinstance(context, str): return context
-    if isinstance(context, (list, tuple)): context = dict(enumerate(context, 1))
-    if not isinstance(context, dict) or not all(isinstance(o, str) for o in context.values()): return None
-    return "\n\n".join(f"### {k}\n{v}" for k,v in context.items())
-
+# %% ../nbs/09_session.ipynb #d7ea4f44
 @patch
 def _short_context(self:Session):
     "The text of the context if it is to be sent directly"
-    n = self.rlm.direct_below
-    if not n or self.events or self.shell or self.parent: return None
+    n,past = self.rlm.direct_below,self.past
+    if past and past.run.dialect != "direct" or self.events or self.shell or self.parent: return None
+    if not past and not n: return None
     self.context = load_context(self.context)
-    text = _as_text(self.context)
-    return text if text is not None and len(text) <= 8*n and self.lm.count(text) <= n else None
+    text = as_text(self.context)
+    fits = past or text is not None and len(text) <= 8*n and self.lm.count(text) <= n
+    if not fits: return None
+    self.trajectory.contexts = dict(context=self.context)
+    if past: self._same("context", past.run.context)
+    return text or ""
 
+# %% ../nbs/09_session.ipynb #6efe0522
 @patch
-async def _direct(self:Session, query, typed):
-    "Ask the model itself, if the context is short; whether that was done"
-    if (text := await in_thread(self._short_context)) is None: return False
+def _direct(self:Session, text, query, typed):
+    "Driver and loop for the model itself"
     wanted = f"\n\nReply with nothing but the answer as JSON: {typed.describe()}" if typed else ""
-    prompt = f"Question: {query.strip()}{wanted}"
     async def ask(lm, prompt): return await self._aside(lm, prompt, "verify")
     o,known = self.rlm,Evidence([], [text], self.trajectory)
     self.judge = Judge(query, typed, o.verify, o.max_refusals, lambda: known, ask)
-    self.run = Run(query=query, model=self.lm.model, context=facts(self.context), dialect="direct", shell="", prompt=prompt)
-    driver = Driver(self.lm, [], None, self.trajectory, self.run, self.budget)
-    messages = [dict(role="user", content=f"{text}\n\n{prompt}")]
-    with driver.recording():
-        for step in (1, 2, 3):
-            reply = await driver.aperform(CallLM(messages, step, tools=False))
-            said = reply.message.get("content") or ""
-            if (why := await self.judge(final := Final(answer=said, how="direct"))) is None: break
-            messages = [*messages, reply.message, dict(role="user", content=prompts.note_refused(why))]
-        driver.finish(final if why is None else Final(answer=said, how="fallback"), None)
-    return True
+    self.run = replace(self.past.run) if self.past else Run(query=query, model=self.lm.model, context=facts(self.context),
+        dialect="direct", shell="", prompt=f"Question: {query.strip()}{wanted}", settings=self._settings())
+    driver = Driver(self._lm_for(self.run), [], None, self.trajectory, self.run, self.budget)
+    driver.judge,driver.streams = self.judge,self.streams
+    return driver,directloop(text, self.run.prompt)
 
-# %% ../nbs/09_session.ipynb #af76546a
+# %% ../nbs/09_session.ipynb #15565381
 LONG = 4000 # characters of a question; more of them are a text
 
 def as_whole(
@@ -342,16 +432,32 @@ def as_whole(
     if context is not None or len(question) <= LONG: return question,context
     return "Do what the text in `context` asks: it was written as one prompt.",question
 
+def _value(t, parsed):
+    "What the code that started a run is given of it"
+    if t.status in ("done", "fallback"): return parsed
+    if t.status != "limit": return CallError(f"ERROR: {t.error or 'cancelled'}")
+    best = f" Its best answer so far: {t.answer}" if t.answer is not None else ""
+    return CallError(f"ERROR: stopped at {t.limit}.{best}")
+
+# %% ../nbs/09_session.ipynb #7c3909a9
 @patch
 async def _child(self:Session, question, context, response_format):
-    "The answer of a child"
-    question,context = as_whole(question, context)
-    child = Session(self.rlm, context, parent=self)
+    "The answer of a child, or what the log has of it"
+    (question,context),past,typed = as_whole(question, context),None,response_format is not None
+    if self.past:
+        context = await in_thread(load_context, context)
+        past = await in_thread(self.past.child, question, context)
+        if past and (past.over or self.past.exact): return _value(past.part, _parsed(past.part, response_format))
+    child = Session(self.rlm, context, parent=self, past=past)
     try: r = await child._ask(question, response_format, self.streams)
     finally: await in_thread(child.close)
-    if r.status in ("done", "fallback"): return r.answer if response_format is None else r.parsed
-    best = f" Its best answer so far: {r.answer}" if r.answer is not None else ""
-    return CallError(f"ERROR: stopped at {r.limit}.{best}")
+    return _value(r.trajectory, r.parsed if typed else r.answer)
+
+def _parsed(t, response_format):
+    "The answer in a log, as the type asked for"
+    typed = None if response_format is None else AnswerType(response_format)
+    try: return Judge(t.run.query, typed).parse(Final(answer=t.answer, how=t.how))
+    except AnswerError: return None
 
 # %% ../nbs/09_session.ipynb #4a5ad9a6
 @patch
@@ -367,6 +473,7 @@ async def acompletion(self:Session, query: str, response_format: Any=None) -> Re
     "`completion` to `await`, on any event loop; cancelling the task stops the run, its cells and its calls"
     return await run_async(self._ask(query, response_format))
 
+# %% ../nbs/09_session.ipynb #f4a6addc
 @patch
 def stream(self:Session, query: str, response_format: Any=None) -> RunStream:
     "The events of a run as they happen, for `for` or `async for`; leaving the loop stops the run"
@@ -377,6 +484,7 @@ def astream(self:Session, query: str, response_format: Any=None) -> RunStream:
     "`stream` for `async for`"
     return self.stream(query, response_format)
 
+# %% ../nbs/09_session.ipynb #092d0754
 @patch
 def close(self:Session):
     "Close the shell, and its variables with it"
@@ -384,8 +492,90 @@ def close(self:Session):
     if self.shell is not None:
         self.shell.close()
         self.shell.reader.close()
+        if not self.depth: self.trajectory.contexts.clear()
 
 @patch
 def __enter__(self:Session): return self
 @patch
 def __exit__(self:Session, *args): self.close()
+
+# %% ../nbs/09_session.ipynb #5030c2c7
+@patch
+def _may_go_on(self:Session, past):
+    "Raise `InputError` unless the run of the log may go on with these settings"
+    o,t,run = self.rlm,past.part,past.run
+    last = next((e for e in reversed(t.own()) if isinstance(e, (Run, Resume))), run)
+    now,then = (getattr(l, t.limit or "", None) for l in (o.limits, as_limits(last.limits)))
+    if t.limit and t.limit != "max_seconds" and now is not None and then is not None and now <= then: raise InputError(
+        f"{self._log_name()}: this run was stopped at {t.limit}, which was {then:,g}: "
+        f"pass limits=Limits({t.limit}=...) with more.")
+    self._may_step(past)
+    was,below = last.model or run.model,o.lm_at(1).model
+    if o.models[0].model != was: self._odd(f"the model was {was}, not {o.models[0].model}")
+    if run.sub_model and below != run.sub_model: self._odd(f"the model of sub-calls was {run.sub_model}, not {below}")
+    for name in map(str, had if isinstance(had := run.settings.get("tools"), list) else ()):
+        if name not in o.tools: self._odd(f"the code had a function {name} of yours: pass tools=[{name}]")
+    if run.settings.get("verify") and not o.verify: self._odd("its answer was to be checked: pass the same verify=...")
+
+# %% ../nbs/09_session.ipynb #141ca747
+@patch
+def _may_step(self:Session, past):
+    "Raise `InputError` unless there is a step left"
+    steps = sum(isinstance(e, Reply) for e in past.events)
+    if steps >= self.rlm.limits.max_steps: raise InputError(
+        f"{self._log_name()}: {steps} steps have been taken: pass limits=Limits(max_steps=...) with more.")
+
+@patch
+def _recorded(self:Session, t, response_format):
+    "The result of a run that is over"
+    schema = response_format or t.run.answer_type
+    self.result = Result(t, _parsed(t, schema), None, self.trajectory.contexts, None, self.trajectory.path)
+    return self.result
+
+@patch
+async def _resume(self:Session, response_format=None, insist=False):
+    runs = [e for e in self.trajectory.own() if isinstance(e, Run)]
+    if not runs: raise InputError(f"{self._log_name()}: there is no run in it that could go on.")
+    if self.events or self._asking: raise InputError("This session has been asked already: open another one on its log.")
+    past = Past(self.trajectory, runs[-1])
+    if past.part.status in ("done", "fallback"): return self._recorded(past.part, response_format)
+    self.insist,self.past = insist,past
+    self._may_go_on(past)
+    return await self._ask(past.run.query, response_format or past.run.answer_type)
+
+# %% ../nbs/09_session.ipynb #a913b876
+@patch
+def resume(self:Session,
+    response_format: Any=None, # as it was asked for; default: its JSON schema, from the log
+    insist: bool=False         # go on with a warning where context, model or what code does is not what it was
+    ) -> Result:
+    "Go on with the last question of the log; what is over is only read. Raises `InputError`, `ReplayError`"
+    return run_sync(self._resume(response_format, insist))
+
+@patch
+async def aresume(self:Session, response_format: Any=None, insist: bool=False) -> Result:
+    "`resume` to `await`"
+    return await run_async(self._resume(response_format, insist))
+
+# %% ../nbs/09_session.ipynb #c9fb0fcb
+@patch
+async def _look(self:Session, past, insist):
+    "The shell as the end of a past has left it"
+    self.past,self.insist,self.budget = past,insist,Budget()
+    await in_thread(self.open)
+    await self._restore()
+    await self._relive(past)
+    self.shell.sub.attach(Trajectory(), self.budget)
+    self.shell.sub.past = None
+    return self.shell
+
+@patch
+async def _branch_off(self:Session, past, insist, shell, **given):
+    "Go another way from the end of the log"
+    self.past,self.insist,self.fork = past,insist,given
+    self._may_step(past)
+    if shell is not None:
+        self.shell,self.held = shell,True
+        vars(shell.sub).update(vars(self._sub()))
+        self._note_contexts()
+    return await self._ask(past.run.query, past.run.answer_type)

@@ -1,4 +1,4 @@
-"""Runs one cell of model-written code in a real IPython shell, and returns exactly what that cell printed, showed, raised or answered.
+"""Runs one cell of a model's code in a real IPython shell, and returns just what it printed, showed, raised or answered.
 
 Run model-written code in a real IPython shell, in this process: `InProcessShell().run(code)` gives a
 `CellResult`, whose `text()` is what a model is shown. `protect` puts the host's own names into the namespace

@@ -786,7 +786,7 @@ class _Elsewhere:
         import_module(f".{self.module}", __package__) # which puts the method in this place
         return getattr(obj, self.name)
 
-_elsewhere = dict(analysis="to_df diff plot coverage", page="to_html _repr_html_", revisit="fork at", export="to_notebook to_script to_chats to_rlms")
+_elsewhere = dict(analysis="to_df diff plot coverage", page="to_html _repr_html_", revisit="fork afork at", export="to_notebook to_script to_chats to_rlms")
 for _module,_methods in _elsewhere.items():
     for _name in _methods.split(): setattr(Trajectory, _name, _Elsewhere(_module, _name))
 for _cls in (Step, Event): _cls._repr_html_ = _Elsewhere("page", "_repr_html_")

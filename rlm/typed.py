@@ -10,13 +10,9 @@ __all__ = ['MAX_TOLD', 'MAX_CHECK', 'MAX_SCHEMA', 'MAX_LITERAL', 'MAX_LOOKS', 't
            'AnswerType', 'from_plain']
 
 # %% ../nbs/01_typed.ipynb #17047286
-import ast, base64, dataclasses, functools, json, math, re, sys, time, types, typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
-from datetime import date, datetime, timedelta
+import ast, functools, json, re, sys, time, types, typing
+from datetime import date, datetime
 from datetime import time as Clock
-from decimal import Decimal
-from enum import Enum
-from fractions import Fraction
 from itertools import islice
 from typing import Any
 

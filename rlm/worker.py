@@ -212,8 +212,8 @@ def _bury(self: Zygote, status):
     self.socket.close()
     for buffer in (self.from_live, self.to_live): buffer.clear()
     self.generation += 1
-    cells = self._revive()
-    self.tell(op="died", status=status, cells=cells, taken=self.taken, sizes=[len(o) for o in words], raw=b"".join(words))
+    cells,sizes = self._revive(),[len(o) for o in words]
+    self.tell(op="died", status=status, cells=cells, taken=self.taken, sizes=sizes, raw=b"".join(words))
 
 @patch
 def _clear(self: Zygote, spared=()):
@@ -365,7 +365,7 @@ def direct(read: int, write: int):
 def leave_keyring():
     "Take an empty session keyring: namespaces do not keep a sandbox from the keys that a login has put into its own"
     number = dict(x86_64=250, i686=288, aarch64=219, riscv64=219, ppc64le=271, s390x=280).get(platform.machine())
-    if sys.platform == "linux" and number: ctypes.CDLL(None).syscall(number, 1, None) # keyctl(KEYCTL_JOIN_SESSION_KEYRING)
+    if sys.platform == "linux" and number: ctypes.CDLL(None).syscall(number, 1, None) # KEYCTL_JOIN_SESSION_KEYRING
 
 def main(channel: str, mode: str):
     "Run a worker: `channel` is a file descriptor or `stdio`; `mode` is `zygote` or `direct`"

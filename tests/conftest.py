@@ -14,3 +14,11 @@ os.environ["PYTHONPATH"] = join(os.pathsep, str(root), os.environ.get("PYTHONPAT
 for name in ("NO_PROXY", "no_proxy"): os.environ[name] = join(",", os.environ.get(name), "127.0.0.1,localhost")
 home = tempfile.TemporaryDirectory(prefix="rlm-tests-")
 for name in ("XDG_STATE_HOME", "IPYTHONDIR"): os.environ[name] = f"{home.name}/{name.lower()}"
+
+def put(folder, named):
+    "Write files into `folder`: texts or bytes by name"
+    for name,data in named.items():
+        path = folder/name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return folder

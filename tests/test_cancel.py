@@ -170,9 +170,9 @@ def gone(case):
 
 # ---- Cancelling the task
 
-async def cancelled(case):
-    "Seconds it took to cancel, and the time when it began"
-    task = asyncio.create_task(case.rlm.acompletion(case.query, case.context, log=case.log))
+async def cancelled(case, coro=None):
+    "Seconds it took to cancel a task, by default one of `acompletion`, and the time when it began"
+    task = asyncio.create_task(coro or case.rlm.acompletion(case.query, case.context, log=case.log))
     await asyncio.sleep(0)
     await asyncio.to_thread(case.wait)
     start = time.monotonic()
@@ -337,13 +337,7 @@ async def atask(o):
     "Cancel the task that iterates, while it waits for the next event"
     async def follow():
         async for e in o.rlm.astream(o.query, o.context, log=o.log): pass
-    task = asyncio.create_task(follow())
-    await asyncio.sleep(0)
-    await asyncio.to_thread(o.wait)
-    start = time.monotonic()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError): await task
-    return time.monotonic() - start, start
+    return await cancelled(o, follow())
 
 def run_it(fn): return lambda o: asyncio.run(fn(o))
 

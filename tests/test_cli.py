@@ -88,7 +88,8 @@ def test_no_model_lists_what_to_set(rlm):
     assert (code, out) == (2, "") and err.startswith("rlm: No model is named")
     for o in ("-m", "RLM_MODEL", "OPENAI_API_KEY", "ollama_chat/", "--base-url", "offline/extractive"): assert o in err
 
-@pytest.mark.parametrize("args", [[], ["--help"], ["ask", "--help"], ["demo", "-h"], ["doctor", "--help"], ["--version"]])
+@pytest.mark.parametrize("args", [[], ["--help"], ["ask", "--help"], ["demo", "-h"], ["doctor", "--help"], ["runs", "--help"],
+    ["view", "-h"], ["resume", "--help"], ["export", "--help"], ["--version"]])
 def test_help(rlm, args):
     code,out,err = rlm(*args)
     assert code == (0 if args else 2)
@@ -298,6 +299,125 @@ def test_stdin(rlm, monkeypatch, scripted):
         code,out,err = rlm("ask", "q", *offline)
         assert (code, out) == (2, "") and one_sentence(err) and words in err
 
+# What was asked before
+
+@pytest.fixture
+def asked(rlm):
+    "A run in the logs: its short name"
+    assert rlm("ask", "Who is ill?", "notes", "-q", *offline)[0] == 0
+    [log] = Path("logs").iterdir()
+    return log.stem[-8:]
+
+def test_runs(rlm, asked):
+    assert rlm("ask", "Who \x1b[2Jcomes at nine?", "notes", "-q", *offline)[0] == 0
+    Path("logs/chats.jsonl").write_text('{"messages": []}\n')
+    code,out,err = rlm("runs")
+    lines = out.splitlines()
+    assert code == 0 and err == "" and len(lines) == 4 and "\x1b" not in out
+    assert "chats" in lines[1] and "damaged" in lines[1] and "comes at nine?" in lines[2] and lines[3].startswith(asked) and "done" in lines[3]
+    code,out,err = rlm("runs", "--json", "-n", "2")
+    _,first = map(json.loads, out.splitlines())
+    assert (first["query"], first["status"], first["cost"]) == ("Who \x1b[2Jcomes at nine?", "done", 0) and Path(first["log"]).exists()
+
+def test_no_runs(rlm): assert rlm("runs") == (0, "", f"rlm: no logs in {Path('logs').absolute()}\n")
+
+def test_view(rlm, asked):
+    for name in (asked, "last", "who-is-ill"):
+        code,out,err = rlm("view", name)
+        assert code == 0 and err == ""
+        for o in ("Who is ill?", "── step 1 ──", "┃ ", "─ answer ─", "Ben is ill.", "done · 5 steps", f"{asked}.jsonl"): assert o in out, o
+
+def test_view_of_a_run_that_was_killed(rlm, asked):
+    [log] = Path("logs").iterdir()
+    lines = log.read_text().splitlines(True)
+    log.write_text("".join(lines[:5]) + lines[5][:20])
+    code,out,err = rlm("view", "last")
+    assert code == 0 and "Unfinished: there is no answer." in out and "unfinished" in rlm("runs")[1]
+
+def test_view_as_a_page(rlm, asked):
+    code,out,err = rlm("view", "last", "--html", "run.html")
+    assert (code, out, err) == (0, "run.html\n", "") and "Who is ill?" in Path("run.html").read_text()
+    assert rlm("view", "last", "--html", "nowhere/run.html")[0] == 2
+
+damage = {"binary": lambda b: b"\x89PNG\0\n" + os.urandom(200) + b"\n", "empty": lambda b: b"", "foreign": lambda b: b'{"messages": []}\n' * 3, "no run": lambda b: b.split(b"\n", 1)[1],
+    "newer": lambda b: b.replace(b'"version": 2', b'"version": 99', 1), "twice": lambda b: b + b, "cut": lambda b: b[:len(b)//2], "junk": lambda b: b[:900] + b"\xff\n\0" + b[900:],
+    "wrong types": lambda b: b.replace(b'"usage": {', b'"usage": {"calls": "x"}, "was": {').replace(b'"message": {', b'"message": "x", "was": {')}
+
+@pytest.mark.parametrize("name", damage)
+@pytest.mark.parametrize("args", [["runs"], ["view", "last"], ["view", "logs/x.jsonl"], ["view", "logs/x.jsonl", "--html", "x.html"], ["resume", "logs/x.jsonl"],
+    ["export", "logs/x.jsonl", "--to", "script"], ["export", "logs/x.jsonl", "--to", "rlms"]], ids=" ".join)
+def test_damaged_logs_are_one_sentence(rlm, asked, name, args):
+    [log] = Path("logs").iterdir()
+    Path("logs/x.jsonl").write_bytes(damage[name](log.read_bytes()))
+    code,out,err = rlm(*args)
+    assert code in (0, 1, 2) and "Traceback" not in err and "should not have happened" not in err, err
+    assert code == 0 or one_sentence(err.splitlines(True)[-1])
+    assert code == 0 if args in (["runs"], ["view", "last"]) else True
+
+@pytest.mark.parametrize("args,words", [(["view", "nobody"], "no such file"), (["view", "jsonl"], "2 logs"), (["resume", "nobody"], "no such file"), (["export", "nobody", "--to", "script"], "no such file"),
+    (["export", "last", "--to", "novel"], "--to must be"), (["export", "last", "--to", "script", "-o", "nowhere/x.py"], "nowhere/x.py: no such file")])
+def test_what_cannot_be_had_is_one_sentence(rlm, asked, args, words):
+    assert rlm("ask", "Who is ill?", "notes", "-q", *offline)[0] == 0
+    code,out,err = rlm(*args)
+    assert (code, out) == (2, "") and one_sentence(err) and words in err
+
+def test_export(rlm, asked):
+    for to,sign in dict(notebook='"nbformat"', script="# %% Step 1", chats='"messages"', rlms='"iteration"').items():
+        code,out,err = rlm("export", asked, "--to", to)
+        assert (code, err) == (0, "") and sign in out
+        assert rlm("export", asked, "--to", to, "-o", f"x.{to}") == (0, "", f"rlm: wrote x.{to}\n") and Path(f"x.{to}").read_text() == out
+    assert subprocess.run([sys.executable, "x.script"], capture_output=True, text=True).stdout.endswith("Ben is ill.\n")
+
+def test_names_for_the_tab_key(asked):
+    env = dict(os.environ, _RLM_COMPLETE="complete_bash", COMP_WORDS="rlm view ", COMP_CWORD="2")
+    assert subprocess.run([sys.executable, "-m", "rlm"], env=env, capture_output=True, text=True).stdout.split() == ["last", asked]
+
+# Going on
+
+def test_a_run_that_was_stopped_at_a_limit_goes_on(rlm, scripted, monkeypatch):
+    model = scripted([tool_call("n = len(context)"), "FINAL(two, perhaps)", tool_call("FINAL(n)")])
+    assert rlm("ask", "How many?", "notes", "--max-steps", "2", *model)[0] == 3
+    monkeypatch.chdir("/") # where the text was read from is in the log
+    code,out,err = rlm("resume", "last")
+    assert (code, out) == (2, "") and "max_steps" in err and one_sentence(at_work(err)), err
+    code,out,err = rlm("resume", "last", "--max-steps", "5")
+    assert (code, out) == (0, "2\n") and "resumed after step 1" in err and "step 2: 1 cell" in err and "done: " in err, err
+    assert rlm("runs")[1].count("done") == 1
+
+def test_a_run_that_is_done_gives_its_answer_again(rlm, asked):
+    code,out,err = rlm("resume", asked)
+    assert (code, out) == (0, "Ben is ill.\n")
+    assert json.loads(rlm("resume", asked, "--json", "-q")[1])["answer"] == "Ben is ill."
+
+def test_another_text_is_refused_unless_one_insists(rlm, scripted):
+    model = scripted([tool_call("n = len(context)"), "FINAL(two, perhaps)", tool_call("FINAL(n)")])
+    assert rlm("ask", "How many?", "notes", "--max-steps", "2", *model)[0] == 3
+    write("notes/wednesday.txt", b"Cleo is here.")
+    code,out,err = rlm("resume", "last", "--max-steps", "5")
+    assert (code, out) == (2, "") and one_sentence(at_work(err)) and "--insist" in err, err
+    assert rlm("resume", "last", "notes/monday.txt", "notes/tuesday.txt", "--max-steps", "5")[0] == 2
+    assert rlm("resume", "last", "--max-steps", "5", "--insist", "-q")[:2] == (0, "3\n")
+
+def test_a_text_from_a_pipe_has_to_be_piped_again(rlm, scripted, monkeypatch):
+    import io
+    model = scripted([tool_call("n = len(context)"), "FINAL(two, perhaps)", tool_call("FINAL(n)")])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"12345")))
+    assert rlm("ask", "How many?", "--max-steps", "2", *model)[0] == 3
+    code,out,err = rlm("resume", "last", "--max-steps", "5")
+    assert (code, out) == (2, "") and "standard input" in err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"12345")))
+    assert rlm("resume", "last", "--max-steps", "5", "-q")[:2] == (0, "5\n")
+
+def test_a_killed_process_goes_on_from_where_it_was(rlm):
+    with serve([tool_call("n = len(context)"), Fault("hang"), tool_call("FINAL(n)")]) as server:
+        p = process("ask", "How many?", "notes", "-m", "openai/gpt-4o-mini", "--base-url", server.base_url)
+        while len(server.requests) < 2: time.sleep(.05)
+        p.kill()
+        p.communicate()
+        assert "unfinished" in rlm("runs")[1]
+        code,out,err = rlm("resume", "last")
+        assert (code, out) == (0, "2\n") and "resumed after step 1" in err and len(server.requests) == 3, err
+
 # On a terminal
 
 def terminal(*args, width=80, **env):
@@ -314,6 +434,15 @@ def test_on_a_terminal_steps_and_answer_are_shown(scripted):
     for o in ("waiting for openai/gpt-4o-mini", "── step 1 ──", "I ask *twice*.", "┃ notes = llm_query_batched", "↳ 2 sub-calls", "│ ['at ten', 'at ten']", "─ answer ─",
               "\n at ten ␛]0;evil␇", "\nlog "): assert o in shown, shown
     assert "\x1b]0" not in shown and max(len(o) for o in shown.split("─ answer")[0].splitlines() if o.startswith("──")) <= 60
+
+def test_on_a_terminal_a_run_is_shown_a_page_at_a_time(rlm, scripted):
+    assert rlm("ask", "When?", "notes", "-q", *scripted([tool_call("print('x\\x1b]0;evil\\x07')"), tool_call("FINAL('at ten')")]))[0] == 0
+    p = terminal("view", "last", PAGER="cat")
+    shown = p.read()
+    p.close()
+    assert p.exitstatus == 0 and "\x1b]0" not in shown and "\x1b[" in shown and " at ten" in plain(shown)
+    p = terminal("runs", width=50)
+    assert max(map(len, plain(p.read()).splitlines())) <= 50
 
 def test_on_a_terminal_without_anything_to_read():
     p = terminal("ask", "q", *offline)

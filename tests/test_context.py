@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import put
 from rlm import context as ctx, files
 from rlm.context import *
 from rlm.prompts import describe_context
@@ -18,13 +19,6 @@ def way(request, monkeypatch):
     "Both ways a file is read"
     if request.param == "mapped": monkeypatch.setattr(files, "MAP_FROM", 1)
     return request.param
-
-def put(folder, files):
-    for name,data in files.items():
-        path = folder/name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return folder
 
 def fails(source, *words, **kw):
     with pytest.raises(ContextError) as e: load_context(source, **kw)

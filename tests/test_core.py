@@ -8,7 +8,7 @@ import pytest
 from rlm import prompts
 from rlm import model
 from rlm.core import advanced_toolloop
-from rlm.reply import read_turn, scan, TextEnd
+from rlm.reply import read_turn, said, scan, TextEnd
 from rlm.offline import Fault, ScriptedLM, Slow, tool_call, tool_calls
 from rlm.shell import InProcessShell
 from rlm.tools import make_run_repl, prep_shell
@@ -56,9 +56,9 @@ def test_two_ends_are_not_merged(): assert ends("FINAL(a)\nFINAL(b)") == [("FINA
 
 def test_scanning_is_linear():
     "A hostile reply of a megabyte is read in no time"
-    for text in ("FINAL(" * 20_000, "FINAL(\n" * 20_000, "FINAL('\n" * 20_000, "(" * 1_000_000, "FINAL(" + "'" * 200_000, "```\n" * 100_000, "<think>" * 50_000, "a\n" * 300_000):
+    for text in ("FINAL(" * 20_000, "FINAL(\n" * 20_000, "FINAL('\n" * 20_000, "(" * 1_000_000, "FINAL(" + "'" * 200_000, "```\n" * 100_000, "<think>" * 50_000, " *" * 200_000, "FINAL: x\n" * 50_000, "a\n" * 300_000):
         start = time.monotonic()
-        scan(text)
+        said(dict(content=text))
         assert time.monotonic() - start < 5, text[:10]
 
 # ---- ends in code
@@ -191,12 +191,17 @@ def test_exits_are_cell_errors(code):
 
 def test_fallback_after_two_idle_turns(): assert (t := ask(["One.", "Two.", "Three."])).answer == "Two." and t.status == "fallback" and len(t.replies) == 2
 
+def test_a_label_ends_nothing_but_says_what_the_answer_is():
+    assert (t := ask(["Plan.\nFINAL: report the sum", tool_call("FINAL(5)")])).answer == 5 and t.status == "done"
+    assert (t := ask(["Plan.\nFINAL: report the sum", "It is 5.\n\n### Final Answer: 5"])).answer == "5" and t.status == "fallback"
+
 def test_idle_turns_apart_are_each_pointed_out():
     t = ask(["Hm.", tool_call("1"), "Hm.", tool_call("FINAL('ok')")])
     assert t.answer == "ok"
 
 @pytest.mark.parametrize("dialect", ["tools", "fenced"])
 @pytest.mark.parametrize("last,answer", [("FINAL(best)", "best"), ("just text", "just text"), ("FINAL_VAR(x)", 5),
+                                         ("So then.\n\n**FINAL ANSWER:** 3", "3"),
                                          ("```repl\nFINAL_VAR('x')\n```", 5), ("```repl\nFINAL('in code')\n```", "in code"), ("", "Look."),
                                          (tool_call("FINAL_VAR('x')"), 5)])
 def test_last_step(last, answer, dialect):

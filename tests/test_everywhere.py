@@ -185,6 +185,7 @@ def test_in_a_script(srv, shell, dev, tmp_path):
 CELLS = [WAYS, '''
 lm = LM("openai/m", base_url=URL, api_key="none")
 ways = Ways(lm, SHELL)
+ways.rlm.verbose = False # what else is printed here?
 ways.all("cell")
 ''', 'await ways.aall("awaited")', 'await ways.together("gathered")', 'ways.all("again")', '''
 import threading
@@ -202,7 +203,7 @@ def test_in_jupyter(srv, shell, tmp_path):
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     nbclient.NotebookClient(nb, timeout=90, resources=dict(metadata=dict(path=str(tmp_path)))).execute()
     assert [c.outputs for c in nb.cells[:-2]] == [[]]*(len(cells)-2) # what cells of a model print is not the notebook's
-    assert "shown" in nb.cells[-2].outputs[0].data["text/markdown"] and nb.cells[-1].outputs[0].text == "all well\n"
+    assert "shown" in nb.cells[-2].outputs[0].data["text/html"] and nb.cells[-1].outputs[0].text == "all well\n"
 
 # ---- Code that asks in ways of its own
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import put
 from rlm import files
 from rlm.context import facts, load_context
 from rlm.files import *
@@ -11,13 +12,6 @@ from rlm.trajectory import ContextError
 
 root = Path(files.__file__).parents[1]
 git = pytest.mark.skipif(subprocess.run(["git", "--version"], capture_output=True).returncode != 0, reason="no git")
-
-def put(folder, named):
-    for name,data in named.items():
-        path = folder/name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return folder
 
 def warned(f, *args, **kw):
     "The result of `f` and the sentences of its warnings"

@@ -18,7 +18,7 @@ TEXT = "The depot in Bergen closed in 1987.\nThe depot in Oslo is open.\n" * 20
 
 def make(replies, subs=None, **kw):
     "An `RLM` with scripted models; `replies` in plain text that is code are native calls"
-    subs = [ScriptedLM(o) for o in subs] if isinstance(subs, tuple) else None if subs is None else ScriptedLM(subs)
+    subs = [ScriptedLM(o) for o in subs] if isinstance(subs, tuple) else subs if subs is None or isinstance(subs, LM) else ScriptedLM(subs)
     return RLM(ScriptedLM([tool_call(o[3:], id=f"c{i}") if isinstance(o, str) and o.startswith(">>>") else o for i,o in enumerate(replies)]), subs, **kw)
 
 def ask(replies, subs=None, context=TEXT, response_format=None, **kw):
@@ -196,7 +196,7 @@ def test_depths(depth, shell):
         cell = next(e for e in r.trajectory if isinstance(e, Cell) and e.id == o.parent)
         assert cell.run == above.id and "rlm_query" in cell.code
         own = r.trajectory.of(o.id)
-        assert own.run.id == o.id and own.status == "done" and own.answer.endswith(f"leaf{depth}") and own.steps == 1
+        assert own.run.id == o.id and own.status == "done" and own.answer.endswith(f"leaf{depth}") and len(own.steps) == 1
     assert {k: u.calls for k,u in r.usage_by_depth.items()} == {(i, f"scripted/d{i}"): 1 for i in range(depth+1)}
     assert r.steps == 1 and r.sub_calls == depth and r.usage.calls == depth + 1 and m.usage == r.usage
     assert all(len(o.messages()) == 4 for o in map(r.trajectory.of, [e.id for e in runs]))
@@ -286,7 +286,7 @@ def test_cache(cache, calls, again, shell, tmp_path):
     if cache == "path": cache = tmp_path/"deep"/"calls.sqlite"
     elif isinstance(cache, Cache): cache = Cache()
     n = []
-    def sub(messages, tools): return n.append(messages) or messages[0]["content"].upper()
+    sub = ScriptedLM(lambda messages, tools: n.append(messages) or messages[0]["content"].upper())
     for made in (calls, again):
         n.clear()
         with make([BATCH], sub, cache=cache, shell=shell) as m: r = m.completion("Which?", TEXT)
@@ -295,8 +295,14 @@ def test_cache(cache, calls, again, shell, tmp_path):
 
 def test_cache_on_the_default_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for hits in (2, 4): assert ask([BATCH], lambda m, t: "x", cache=True).cache_hits == hits
+    sub = ScriptedLM(lambda m, t: "x")
+    for hits in (2, 4): assert ask([BATCH], sub, cache=True).cache_hits == hits
     assert list(tmp_path.rglob("calls.sqlite"))
+
+def test_cache_knows_who_was_asked():
+    "Two stand-ins are two models, whatever they are called"
+    r = ask([">>>FINAL([llm_query('a'), llm_query('a', model='other'), llm_query('a')])"], lambda m, t: "one", choices=dict(other=ScriptedLM(lambda m, t: "two")))
+    assert r.answer == ["one", "two", "one"] and r.cache_hits == 1
 
 def test_cache_knows_what_was_asked():
     "Another model, another type, an image: not the same call"
@@ -774,7 +780,7 @@ def test_result(shell, tmp_path):
     r = m.completion("Which years?", TEXT, log=tmp_path/"l.jsonl")
     assert r.answer == r.parsed == ["1987"]*20 and r.ns["n"] == {"a": [1, 2]} and "years" in r.ns and set(r.ns) >= {"years", "n"} and len(r.ns) >= 2
     assert r.query == "Which years?" and r.history[0]["role"] == "system" and r.log == tmp_path/"l.jsonl" and r.steps == 2 and r.seconds > 0
-    assert "1987" in repr(r) and "2 steps" in repr(r) and "<details>" in r._repr_markdown_() and "years" in repr(r.ns)
+    assert "1987" in repr(r) and "2 steps" in repr(r) and "<details" in r._repr_html_() and "years" in repr(r.ns)
     for name in ("nothing", "__import__('os')", ""):
         with pytest.raises(KeyError): r.ns[name]
         assert name not in r.ns and r.ns.get(name, 5) == 5
@@ -794,11 +800,12 @@ def test_repr_of_hostile_answers():
     text = "```\n<script>alert(1)</script>\n<details>`"
     r = ask([f">>>cite({text[4:29]!r})\nFINAL({text!r})"], context=text)
     page = markdown(r._repr_markdown_())
-    assert "<script>" not in page and page.count("&lt;script&gt;") >= 3 and page.count("<details>") == page.count("</details>") == 1
+    assert page.count("&lt;script&gt;") >= 2 and "<details>" not in page and "<script>" not in page + r._repr_html_()
     assert "alert(1)" in (top := page.partition("</code>")[0]) and "characters 4 to" not in top and "characters 4 to" in page
     for value in ("'x' * 10**6", "b'\\xff'", "float('nan')", "object()", "[1] * 10**5", "None", "'\\ud800'", "{1: {2}}"):
         r = ask([f">>>FINAL({value})"])
-        assert r.status == "done" and isinstance(repr(r), str) and isinstance(r._repr_markdown_(), str)
+        shown = repr(r), r._repr_markdown_(), r._repr_html_(), r.trajectory.to_html()
+        assert r.status == "done" and all(isinstance(o, str) for o in shown)
         pickle.dumps(r.trajectory[-1])
 
 def test_an_rlm_may_be_pickled_and_keeps_few_shells(tmp_path):

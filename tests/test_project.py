@@ -30,7 +30,8 @@ runs_code = {"IPython"} # what a shell needs, and only modules that have one imp
 @pytest.mark.parametrize("module", sorted(check.sources(root)))
 def test_import_is_light(module):
     allowed = runs_code if module in ("cell quiet routing reading shell channel live worker calls launch sandbox subcalls tools core judge "
-        "replay result session batch model benchmarks").split() else set()
+        "replay result session batch model revisit export environment recording benchmarks coverage "
+        "analysis magics").split() else set()
     assert not loaded(f"rlm.{module}") & (heavy|runs_code-allowed)
 
 def test_worker_imports_only_ipython():

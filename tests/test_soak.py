@@ -238,8 +238,8 @@ def soak(n, seed, place, rate, processes, at_once, monkeypatch):
     return outcomes,sizes
 
 def test_soak(tmp_path, monkeypatch):
-    outcomes,_ = soak(60, 1, tmp_path, 0.12, 0.05, 12, monkeypatch)
-    assert outcomes["done"] > 30
+    outcomes,_ = soak(40, 1, tmp_path, 0.12, 0.05, 12, monkeypatch)
+    assert outcomes["done"] > 20
 
 @pytest.mark.long
 def test_soak_long(tmp_path, monkeypatch):

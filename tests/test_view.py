@@ -5,7 +5,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rlm.trajectory import Cell, End, Final, Reply, Run, Subcall, Usage
+from rlm.trajectory import Cell, End, Final, Reply, Resume, Run, Subcall, SubcallStart, Trajectory, Usage
 from rlm.view import TerminalView, answer_text, caveat, parts, split_output, stats, visible
 
 evil = "\x1b]0;title\x07\x1b[2J\x1b[1;1H\x9b31m\x1b]8;;http://x\x1b\\link\r\b\x00 [bold red]markup[/] [link=http://x]y[/link] :smile: \u202eabc \ud800"
@@ -185,3 +185,47 @@ def test_answers_of_any_type(answer, text):
 def test_what_the_answer_is_worth(status, how, words):
     events = [reply(1, "x"), *([Final(answer="perhaps", how=how)] if how else []), End(status=status, limit="max_steps" if status == "limit" else None)]
     for tty in (True, False): assert words in plain(show(events, tty=tty))
+
+# A run that did not begin at its beginning, or has runs of its own
+
+def whole():
+    "A fork with children that was stopped, and resumed"
+    ask = "rlm_query('part')"
+    return [Run(id=1, query="q", model="m", context=dict(chars=3), origin=dict(log="runs/first.jsonl", run=1, step=2)), reply(1, "I look.", "1", id=2, run=1, cached=True), Cell(id=3, run=1, step=1, code="1", output="1"),
+        reply(2, "I ask.", ask, id=4, run=1), Run(id=5, run=1, query="part", depth=1), SubcallStart(run=5, batch=1, of=4), Reply(id=6, run=5, message=dict(content="of the child")), Subcall(id=7, run=5, batch=1, of=4),
+        Cell(id=8, run=5, code="2", output="of the child"), Final(id=9, run=5, answer="of the child"), End(id=10, run=5), Cell(id=11, run=1, step=2, code=ask, output="2"), End(id=12, run=1, status="limit", limit="max_steps"),
+        Resume(id=13, run=1, after=11, model="m"), reply(3, "FINAL(3)", id=14, run=1), Final(id=15, run=1, answer="3"), End(id=16, run=1, seconds=2)]
+
+@pytest.mark.parametrize("tty", [True, False])
+def test_children_forks_and_resumed_runs(tty):
+    shown = plain(show(whole(), tty=tty))
+    for o in ("m on 3 characters, forked at step 2 of first.jsonl", "taken over", "1 child run", "2 sub-calls", "Stopped at max_steps", "resumed after step 2", "done"): assert o in shown, shown
+    assert "of the child" not in shown
+
+def test_a_view_that_catches_up_shows_what_is_new():
+    out = io.StringIO()
+    view = TerminalView(Console(file=out)).catch_up(Trajectory(events=whole()[:13]))
+    assert out.getvalue() == ""
+    for e in whole()[13:]: view(e)
+    assert out.getvalue().splitlines()[0] == "resumed after step 2" and "step 3: no code" in out.getvalue() and "done: 3 steps, 2 sub-calls" in out.getvalue()
+
+def test_each_question_of_a_session_has_its_own_sums():
+    events = [Run(query="one", model="m"), reply(1, "FINAL(1)"), Final(answer="1"), End(), Run(query="two", model="m"), reply(1, "FINAL(2)"), Final(answer="2"), End()]
+    shown = show(events, tty=False)
+    assert shown.count("done: 1 step, 1,050 tokens") == 2
+
+def test_what_has_no_end_says_so():
+    for tty in (True, False):
+        out = io.StringIO()
+        view = TerminalView(Console(file=out, force_terminal=tty, width=80, force_jupyter=False))
+        for e in whole()[:4]: view(e)
+        view.over()
+        view.over()
+        assert "Unfinished: there is no answer." in plain(out.getvalue())
+
+def test_the_bar_knows_of_calls_that_have_begun():
+    view = TerminalView(Console(file=io.StringIO(), force_terminal=True, width=100))
+    view(reply(1, None, "a"))
+    for i in range(8): view(SubcallStart(batch=1, index=i, of=8))
+    view(Subcall(batch=1, index=0, of=8))
+    assert (view._calls.n, view._calls.total) == (1, 8)
