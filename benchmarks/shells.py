@@ -3,9 +3,9 @@ import socket, subprocess, sys, tempfile, time
 from contextlib import closing, contextmanager
 
 from benchmarks.measure import LINE, MODEL, Row, interleaved, model_server, ms, seconds
-from rlm.model import run
 from rlm.launch import problem
 from rlm.lm import LM
+from rlm.model import run
 from rlm.offline import tool_call
 from rlm.tools import prep_shell
 

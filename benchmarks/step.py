@@ -3,12 +3,13 @@ import asyncio, tempfile, time
 from pathlib import Path
 
 from benchmarks.measure import MODEL, Row, interleaved, model_server, ms, seconds
+from rlm.events import Limits, Reply
 from rlm.io import io_loop
-from rlm.model import run
 from rlm.lm import litellm_module
+from rlm.model import run
 from rlm.offline import tool_call
 from rlm.tools import Tool, make_run_repl, prep_shell
-from rlm.trajectory import Limits, Reply, to_messages
+from rlm.trajectory import to_messages
 
 STEPS = 8
 

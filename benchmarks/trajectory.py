@@ -3,7 +3,8 @@ import json, tempfile, time
 from pathlib import Path
 
 from benchmarks.measure import Row, interleaved, ms, seconds
-from rlm.trajectory import Cell, End, Final, Reply, Run, Subcall, Trajectory, Usage, event_to_json
+from rlm.events import Cell, End, event_to_json, Final, Reply, Run, Subcall, Usage
+from rlm.trajectory import Trajectory
 
 EVENTS = 100_000
 FOLDS = "steps", "counts", "messages", "kept", "usage"

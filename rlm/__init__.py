@@ -11,6 +11,7 @@ Modules:
 - `rlm.coverage`: Which passages of a context stand in a text: in a prompt, in what code printed, in an answer.
 - `rlm.doctor`: `diagnose()` tries where code can run and which models can be reached, and says how to get the rest.
 - `rlm.environment`: Questions and a reward become an environment for reinforcement learning: its rollouts run this package's loop.
+- `rlm.events`: What happens in a run, as small typed values; what it may use, what it has used, and the errors that stop it.
 - `rlm.export`: A run as a notebook or script that runs again without a model, as chats to train on, and as another package's log.
 - `rlm.files`: Read files and folders: text exactly, documents as text, data and pictures as what they are.
 - `rlm.lm`: One model behind one object: synchronous, asynchronous or streamed, retried, counted and safe to call from anywhere.
@@ -32,7 +33,7 @@ Modules:
 - `rlm.subcalls`: What makes the language model recursive: code can call one, or start a whole run of its own.
 - `rlm.testing`: A pytest plugin: models answer from recorded runs, so that the tests of an application need no key and no patience.
 - `rlm.tools`: The shell a model works in, and the tool it works with.
-- `rlm.trajectory`: A run is its log: small typed events, appended to one file, from which everything else is computed.
+- `rlm.trajectory`: A run is its log: events, appended to one file, from which everything else is computed.
 - `rlm.typed`: What an answer must be, told to a model and checked with messages it can act on.
 - `rlm.watch`: A run shows itself below the cell that started it: the step it is in, as it is written and printed, and what it has cost."""
 
@@ -41,7 +42,7 @@ __version__ = "0.1.0"
 # The docstring above is written by nbdev-export; the rest of this file is written by hand.
 # Each name is imported from its module when it is first used, so that `import rlm` costs nothing.
 _names = dict(
-    trajectory="""Trajectory Limits Usage RLMError InputError AnswerError ContextError ShellError SandboxUnavailable
+    trajectory="Trajectory", events="""Limits Usage RLMError InputError AnswerError ContextError ShellError SandboxUnavailable
         LimitExceeded LMError LMAuthError LMNotFoundError LMConnectionError LMTimeoutError LMRateLimitError
         LMContextLengthError LMRequestError LMServerError""",
     lm="LM", tools="prep_shell make_run_repl", core="advanced_toolloop", result="Result", model="RLM run arun",

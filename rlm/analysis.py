@@ -19,10 +19,10 @@ from fastcore.basics import patch
 
 from .context import fingerprint, load_context
 from .coverage import standing, texts_of
+from .events import Cell, Citation, End, Final, fmt_cost, InputError, Reply, Run, Subcall, Summary, Usage
 from .page import esc
 from .reading import in_line, part_at
-from rlm.trajectory import (Cell, Citation, End, Final, InputError, Reply, Run, Subcall, Summary, Trajectory, Usage,
-    fmt_cost)
+from .trajectory import Trajectory
 from .view import answer_text, counted, fmt_seconds, forked_from, outcome, split_output, visible
 
 # %% ../nbs/11_analysis.ipynb #a08ff330

@@ -20,14 +20,14 @@ from typing import Any, Iterable
 from fastcore.basics import patch
 
 from .context import fingerprint, load_context
+from .events import End, Event, Final, fmt_cost, InputError, Reply, Resume, RLMError, Run, Subcall, Usage
 from .io import Scope, run_async, run_sync, submit
 from .judge import Judge
 from .lm import LM, Secret
 from .logs import new_log, slug
 from .replay import ReplayError
 from .result import Result
-from rlm.trajectory import (End, Event, Final, InputError, Reply, Resume, RLMError, Run, Subcall, Trajectory, Usage,
-    fmt_cost)
+from .trajectory import Trajectory
 from .typed import AnswerType
 
 # %% ../nbs/10_batch.ipynb #762ab3db

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .context import as_text, load_context
+from .events import fmt_cost, Limits, LMContextLengthError, Usage
 from .lm import LM, as_lm
 from .model import RLM
-from .trajectory import Limits, LMContextLengthError, Trajectory, Usage, fmt_cost
+from .trajectory import Trajectory
 
 # %% ../nbs/14_benchmarks.ipynb #203b1365
 @dataclass

@@ -14,7 +14,7 @@ from typing import Callable
 
 from fastcore.basics import patch
 
-from .trajectory import Usage
+from .events import Usage
 
 # %% ../nbs/02_cache.ipynb #2c0fb2b8
 @dataclass

@@ -19,18 +19,18 @@ __all__ = ['NO_MODEL', 'Question', 'Paths', 'Model', 'SubModel', 'BaseURL', 'Max
            'main']
 
 # %% ../nbs/17_cli.ipynb #7d7d126a
-import atexit, json, os, re, shutil, signal, sys, time, traceback, warnings
+import atexit, json, os, re, shutil, signal, sys, traceback, warnings
 from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer, typer.core
 
-# %% ../nbs/17_cli.ipynb #24ed90a9
+# %% ../nbs/17_cli.ipynb #4058b76b
 def read_stdin() -> str:
     "The text piped in; raises `InputError` when there is none"
     from rlm.context import decode_text
-    from rlm.trajectory import InputError
+    from rlm.events import InputError
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("Nothing to read: name files or folders after the question, or pipe a text in.")
     text = decode_text(sys.stdin.buffer.read(), "standard input")
@@ -98,7 +98,7 @@ def interrupts():
 # %% ../nbs/17_cli.ipynb #aa592f3a
 def exit_code(trajectory, error: BaseException|None=None) -> int:
     "0 answered, 1 failed, 2 wrong usage or input, 3 stopped at a limit, 130 interrupted"
-    from rlm.trajectory import InputError, SandboxUnavailable
+    from rlm.events import InputError, SandboxUnavailable
     if isinstance(error, KeyboardInterrupt): return 130
     if error is not None: return 2 if isinstance(error, (InputError, SandboxUnavailable)) else 1
     if trajectory.status == "limit": return 3
@@ -114,7 +114,7 @@ _in_shell_words = [ # advice of the library, for someone at a command line
 
 def sentence(error: BaseException) -> str:
     "What went wrong, for a person"
-    from rlm.trajectory import InputError, RLMError
+    from rlm.events import InputError, RLMError
     if isinstance(error, KeyboardInterrupt): return "interrupted"
     said = str(error) if isinstance(error, InputError) else " ".join(str(error).split())
     for old,new in _in_shell_words: said = re.sub(old, new, said)
@@ -144,7 +144,7 @@ NO_MODEL = """No model is named: give one with -m, or set RLM_MODEL, for example
 
 def check(question: str, model: str|None):
     "Raise `InputError` when there is no question or no model"
-    from rlm.trajectory import InputError
+    from rlm.events import InputError
     if not question.strip(): raise InputError("The question is empty: say what you want to know.")
     if not model: raise InputError(NO_MODEL)
 
@@ -361,7 +361,7 @@ def ask(question: Question, path: Paths=None, model: Model=None, sub_model: SubM
     'rlm doctor' shows what there is, and how to get the rest.
 
     Exit codes: 0 answered, 1 failed, 2 wrong usage or input, 3 stopped at a limit, 130 interrupted."""
-    from rlm.trajectory import Limits
+    from rlm.events import Limits
     limits = Limits(max_steps=max_steps, max_depth=max_depth, max_sub_calls=max_sub_calls, max_tokens=max_tokens,
                     max_cost=max_cost, max_seconds=max_seconds)
     return answer(question, lambda: read_context(path), model, log_dir, no_log, quiet, json_out, shell=shell or "auto",
@@ -407,7 +407,8 @@ def runs(n: Annotated[int, _opt("How many at most; 0: all.", "-n", metavar="N", 
 @contextmanager
 def readable(path):
     "Whatever is wrong with a log is an `InputError`; lines that were left out are said"
-    from rlm.trajectory import InputError, LogWarning, RLMError
+    from rlm.events import InputError, RLMError
+    from rlm.trajectory import LogWarning
     with warnings_said(LogWarning):
         try: yield
         except RLMError: raise
@@ -418,7 +419,8 @@ def readable(path):
 def load_run(run, log_dir=None):
     "The trajectory that is meant"
     from rlm.logs import find_log
-    from rlm.trajectory import InputError, Trajectory
+    from rlm.events import InputError
+    from rlm.trajectory import Trajectory
     path = find_log(run, log_dir)
     with readable(path): t = Trajectory.load(path, skip=True)
     if t.run is None: raise InputError(f"{path}: there is no run in this log.")
@@ -458,7 +460,7 @@ def view(run: RunName, log_dir: LogDir=None,
 # %% ../nbs/17_cli.ipynb #07606a0f
 def recorded_context(run, paths):
     "The context of a run, from `paths` or from where it came from"
-    from rlm.trajectory import InputError
+    from rlm.events import InputError
     noted = run.settings.get("paths") or []
     if paths: return read_context(paths)
     if not noted: raise InputError("The log does not say what it was about: name files or folders after the run.")
@@ -470,7 +472,7 @@ def recorded_context(run, paths):
 # %% ../nbs/17_cli.ipynb #221bb4a3
 def known_limits(trajectory, named):
     "`Limits` of a log with some others; `None` where none is named"
-    from rlm.trajectory import Limits, Resume
+    from rlm.events import Limits, Resume
     named = {k: v for k,v in named.items() if v is not None}
     before = [trajectory.run.limits, *(e.limits for e in trajectory if isinstance(e, Resume) and e.limits)][-1]
     known = {k: v for k,v in before.items() if k in vars(Limits())}
@@ -522,7 +524,7 @@ Output = Annotated[str|None, _opt("File to write; default: standard output.", "-
 
 def exported(trajectory, to: str) -> str:
     "A run in another form, as text"
-    from rlm.trajectory import InputError
+    from rlm.events import InputError
     if to == "chats": return "".join(f"{json.dumps(o)}\n" for o in trajectory.to_chats())
     if to in ("notebook", "script", "rlms"): return getattr(trajectory, f"to_{to}")()
     raise InputError(f"--to must be notebook, script, chats or rlms, not {to!r:.80}")

@@ -23,9 +23,9 @@ from pathlib import Path
 from reprlib import Repr
 from types import FunctionType, ModuleType
 
+from .events import ContextError
 from .files import (ContextWarning, NotTextError, cannot_read, decode_text, image_facts, image_format, load_path,
     load_paths, read_text, short_name, warn)
-from .trajectory import ContextError
 
 # %% ../nbs/04_context.ipynb #ea39edf1
 _all_ = ["ContextWarning", "NotTextError", "decode_text", "load_path", "load_paths", "read_text"]

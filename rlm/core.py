@@ -20,12 +20,13 @@ from fastcore.basics import patch
 from . import prompts
 from .budget import Budget
 from .cell import CellError, CellResult, clip
+from .events import (Cell, CellOutput, CellStart, End, Event, Final, InputError, LimitExceeded, Limits,
+    LMContextLengthError, Reply, ReplyDelta, RLMError, Run, ShellError)
 from .io import Scope, in_thread
 from .lm import LM, as_lm
 from .reply import Call, TextEnd, read_turn, said, scan
-from .tools import Tool, make_run_repl, prep_shell
-from .trajectory import (Cell, CellOutput, CellStart, End, Event, Final, InputError, LimitExceeded, Limits,
-    LMContextLengthError, Reply, ReplyDelta, RLMError, Run, ShellError, Trajectory, to_messages)
+from .tools import Tool
+from .trajectory import to_messages, Trajectory
 
 # %% ../nbs/09_core.ipynb #0c6e9dc9
 @dataclass

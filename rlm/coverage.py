@@ -18,8 +18,8 @@ from typing import Any
 
 from fastcore.basics import patch
 
+from .events import InputError
 from .reading import part_at, parts_of, text_of
-from .trajectory import InputError
 
 # %% ../nbs/06_coverage.ipynb #044b2b0a
 def texts_of(

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from fastcore.basics import patch
 
+from .events import ShellError
 from .lm import LM, litellm_module, providers, scrub
-from .trajectory import ShellError
 
 # %% ../nbs/16_doctor.ipynb #81496092
 _packages = "litellm ipython fastcore pydantic typer rich".split()

@@ -13,9 +13,9 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .events import InputError, Limits, RLMError
 from .model import RLM
 from .result import Result
-from .trajectory import InputError, Limits, RLMError
 from .view import answer_text
 
 # %% ../nbs/12_environment.ipynb #161e0416

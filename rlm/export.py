@@ -19,6 +19,7 @@ from typing import Any, Callable, Iterable
 from fastcore.basics import patch
 
 from .context import ContextWarning, as_text, fingerprint, load_context
+from .events import AnswerError, Cell, End, Final, InputError, Reply, RLMError, Run, Subcall, Summary, Usage
 from .prompts import describe_context
 from .reading import reading_functions
 from .routing import current_shell
@@ -26,8 +27,7 @@ from .session import as_whole
 from .shell import InProcessShell, model_functions
 from .subcalls import CallError, SubLM, as_request, digest, ends
 from .tools import Reader, Tool, make_run_repl, prep_shell
-from .trajectory import (AnswerError, Cell, End, Final, InputError, LogWarning, Reply, RLMError, Run, Subcall,
-    Summary, Trajectory, Usage, fenced, to_messages)
+from .trajectory import fenced, LogWarning, to_messages, Trajectory
 from .typed import AnswerType
 from .view import answer_text, parts, split_output, visible
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .trajectory import ContextError
+from .events import ContextError
 
 # %% ../nbs/03_files.ipynb #8d78f03a
 class NotTextError(ContextError):

@@ -14,10 +14,11 @@ from fastcore.basics import patch
 
 from . import prompts
 from .cell import clip
+from .events import AnswerError, Citation, Final
 from .io import in_thread
 from .lm import LM
 from .reading import Place, show_source
-from .trajectory import AnswerError, Citation, Final, Trajectory
+from .trajectory import Trajectory
 from .typed import AnswerType
 
 # %% ../nbs/09_judge.ipynb #ef6393ee

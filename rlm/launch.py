@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .trajectory import InputError, SandboxUnavailable
+from .events import InputError, SandboxUnavailable
 from .worker import descendants, kill_all
 
 # %% ../nbs/07_launch.ipynb #96b851a6

@@ -20,9 +20,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from fastcore.basics import patch
 
 from .cache import Cache, Completion
+from .events import (InputError, LMAuthError, LMConnectionError, LMContextLengthError, LMError, LMNotFoundError,
+    LMRateLimitError, LMRequestError, LMServerError, LMTimeoutError, RLMError, Usage)
 from .io import hang_up, landing, run_async, run_sync, submit
-from .trajectory import (InputError, LMAuthError, LMConnectionError, LMContextLengthError, LMError, LMNotFoundError,
-                            LMRateLimitError, LMRequestError, LMServerError, LMTimeoutError, RLMError, Usage)
 
 # %% ../nbs/02_lm.ipynb #e54f6ca2
 @functools.cache

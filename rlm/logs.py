@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .trajectory import InputError, Trajectory, Usage
+from .events import InputError, Usage
 
 # %% ../nbs/02_logs.ipynb #7ebb112e
 def slug(text: str, n: int=32 # longest result

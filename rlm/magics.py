@@ -17,8 +17,9 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
+from .events import InputError, Limits, RLMError
 from .logs import find_log, list_logs, new_log
-from .trajectory import InputError, Limits, RLMError, Trajectory
+from .trajectory import Trajectory
 from .view import LogList
 
 # %% ../nbs/16_magics.ipynb #6cd27bb2
@@ -164,6 +165,8 @@ def load_run(run, folder=None):
 @magics_class
 class LogMagics(Magics):
     "What was asked before"
+    def __init__(self, shell=None): super().__init__(shell) # nbdev cannot show the inherited signature
+
     @magic_arguments("rlm_runs")
     @argument("-n", type=int, default=20, metavar="N", help="how many at most; default: 20")
     @argument("--log-dir", metavar="DIR", help="folder of the logs; default: in the platform's state directory")

@@ -21,13 +21,14 @@ from fastcore.meta import delegates
 from .batch import abatch as _abatch, batch as _batch
 from .cache import Cache
 from .context import ContextWarning
+from .events import Event, InputError, Limits, Reply, Subcall, Usage
 from .launch import ShellLimits
 from .lm import LM
 from .logs import new_log
 from .result import Result, RunStream
 from .session import LONG, Session, as_whole
 from .tools import named_tools
-from .trajectory import Event, InputError, Limits, Reply, Subcall, Trajectory, Usage
+from .trajectory import Trajectory
 from .watch import watching
 
 # %% ../nbs/10_model.ipynb #95417832

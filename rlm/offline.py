@@ -31,9 +31,9 @@ from typing import NamedTuple
 
 from fastcore.basics import patch
 
+from .events import InputError, LMError, Usage
 from .io import run_async
 from .lm import LM, litellm_module
-from .trajectory import InputError, LMError, Usage
 
 # %% ../nbs/03_offline.ipynb #2baefadd
 @functools.lru_cache(100_000)

@@ -16,8 +16,8 @@ from typing import Any
 
 from fastcore.basics import patch
 
-from .trajectory import (Cell, End, Event, Final, InputError, Reply, Resume, Run, Step, Subcall, Summary,
-    Trajectory, Usage, fmt_cost)
+from .events import Cell, End, Event, Final, fmt_cost, InputError, Reply, Resume, Run, Subcall, Summary, Usage
+from .trajectory import Step, Trajectory
 from .view import (about, answer_text, caveat, counted, fmt_seconds, outcome, parts, resumed_after, split_output,
     stats, visible)
 

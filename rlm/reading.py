@@ -24,7 +24,7 @@ from .cell import patch
 # %% ../nbs/05_reading.ipynb #efb917d6
 def _wrong(message):
     "The error for an argument that cannot be used"
-    try: from rlm.trajectory import InputError
+    try: from rlm.events import InputError
     except ImportError: return ValueError(message) # beside a worker there may be no package but IPython
     return InputError(message)
 

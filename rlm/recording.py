@@ -16,10 +16,11 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+from .events import InputError, Resume
 from .lm import LM
 from .model import RLM
 from .replay import Replay, ReplayError
-from .trajectory import InputError, Resume, Trajectory
+from .trajectory import Trajectory
 
 # %% ../nbs/16_recording.ipynb #afbf296b
 class Recording(Replay):

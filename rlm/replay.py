@@ -19,14 +19,15 @@ from fastcore.basics import patch
 
 from .budget import Budget
 from .cache import Completion
-from .context import facts, load_context
+from .context import facts
 from .core import Accept, CallLM, Driver, Ran, Resolve, RunCell, Shorten, Tell, _outcome
-from .lm import LM, _advice, as_messages
+from .events import (Cell, End, Event, InputError, LimitExceeded, Limits, LMContextLengthError, LMError, Reply,
+    Resume, RLMError, Run, Subcall, Summary, Usage)
+from .lm import LM, _advice
 from .offline import as_response
 from .reply import Call
 from .subcalls import digest, ends, from_request
-from .trajectory import (Cell, End, Event, InputError, LimitExceeded, Limits, LMContextLengthError, LMError,
-    LogWarning, Reply, Resume, RLMError, Run, Subcall, Summary, Trajectory, Usage, fenced, to_messages)
+from .trajectory import fenced, LogWarning, to_messages, Trajectory
 
 # %% ../nbs/09_replay.ipynb #a655847a
 class ReplayError(LMError): "Something is asked that the log has no answer to, or that it has another one to"

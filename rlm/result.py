@@ -17,9 +17,10 @@ from typing import Any, Callable
 
 from fastcore.basics import patch
 
+from .events import fmt_cost, InputError
 from .io import io_loop, submit
 from .judge import as_cited
-from .trajectory import InputError, Trajectory, fenced, fmt_cost
+from .trajectory import fenced, Trajectory
 
 # %% ../nbs/09_result.ipynb #792e6785
 class Namespace(Mapping):

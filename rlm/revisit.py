@@ -18,6 +18,7 @@ from typing import Any
 from fastcore.basics import patch
 from fastcore.meta import delegates
 
+from .events import Cell, Citation, InputError, Limits, Reply, Resume, Run, Subcall, Summary, Usage
 from .io import run_async, run_sync
 from .launch import ShellLimits
 from .lm import LM
@@ -25,7 +26,7 @@ from .model import RLM, as_log
 from .replay import Past, Replay, as_limits, going_on, models_of
 from .result import Result
 from .session import Session
-from .trajectory import Cell, Citation, InputError, Limits, Reply, Resume, Run, Subcall, Summary, Trajectory, Usage
+from .trajectory import Trajectory
 
 # %% ../nbs/11_revisit.ipynb #355928e1
 _options = set(inspect.signature(RLM.__init__).parameters) - {"self", "model", "sub_model", "params", "base_url"}

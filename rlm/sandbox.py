@@ -17,11 +17,11 @@ from fastcore.basics import patch
 from .calls import Calls, serving
 from .cell import CellError, CellResult, clip
 from .channel import LIVE, ZYGOTE, Channel, ProtocolError, TooMuch, to_frame, unpack
+from .events import ContextError, ShellError
 from .launch import (ControlGroup, ShellLimits, available, container_command, process_limit, python_command,
                         sandbox_command, spawn, strongest, worker_env)
 from .live import as_error, born, describe, memory_file
 from .shell import Guarantees
-from .trajectory import ContextError, ShellError
 from .worker import descendants, kill_all
 
 # %% ../nbs/07_sandbox.ipynb #7a0436d2

@@ -20,8 +20,10 @@ from . import prompts
 from .budget import Budget
 from .cache import Cache
 from .context import as_text, facts, load_context, preview
-from .coverage import Marks
 from .core import CallLM, Driver, adrive, as_dialect, directloop, toolloop
+from .coverage import Marks
+from .events import (AnswerError, Cell, Citation, Final, InputError, LimitExceeded, LMError, Reply, Resume, Run,
+    Subcall, Summary)
 from .io import Scope, in_thread, run_async, run_sync
 from .judge import Evidence, Judge, as_cited
 from .lm import LM, imported
@@ -31,8 +33,7 @@ from .result import Result, RunStream
 from .shell import model_functions
 from .subcalls import CallError, SubLM, digest, ends
 from .tools import make_run_repl, prep_shell
-from .trajectory import (AnswerError, Cell, Citation, Final, InputError, LimitExceeded, LMError, LogWarning, Reply,
-    Resume, Run, Subcall, Summary, Trajectory)
+from .trajectory import LogWarning, Trajectory
 from .typed import AnswerType
 
 # %% ../nbs/09_session.ipynb #1c512ab5

@@ -18,12 +18,12 @@ from fastcore.basics import patch
 from .budget import Budget
 from .cache import Completion
 from .context import as_text, load_context
+from .events import AnswerError, fmt_cost, InputError, LimitExceeded, RLMError, Subcall, SubcallStart
 from .files import image_format
 from .io import run_sync
 from .lm import LM, as_messages
 from .routing import outside_cell
-from rlm.trajectory import (AnswerError, InputError, LimitExceeded, RLMError, Subcall, SubcallStart, Trajectory,
-    fmt_cost)
+from .trajectory import Trajectory
 from .typed import AnswerType
 
 # %% ../nbs/08_subcalls.ipynb #a3550269

@@ -18,6 +18,7 @@ from fastcore.docments import docments
 
 from .cell import CellResult
 from .context import load_context
+from .events import Citation, InputError
 from .io import in_thread, run_sync
 from .launch import ShellLimits
 from .lm import LM, as_lm
@@ -25,7 +26,6 @@ from .reading import Index, locate
 from .sandbox import WorkerShell
 from .shell import InProcessShell, Shell, model_functions
 from .subcalls import SubLM
-from .trajectory import Citation, InputError
 
 # %% ../nbs/08_tools.ipynb #7b51796b
 _known_comments = {} # code object -> comments on the parameters

@@ -86,10 +86,10 @@ def _modern(t):
 
 # %% ../nbs/01_typed.ipynb #e8464e05
 def _error(kind, message):
-    "An error of `rlm.trajectory`, or a `ValueError` in a container that lacks fastcore"
-    try: from rlm import trajectory
+    "An error of `rlm.events`, or a `ValueError` in a container that lacks fastcore"
+    try: from rlm import events
     except ImportError: return ValueError(message)
-    return getattr(trajectory, kind)(message)
+    return getattr(events, kind)(message)
 
 def _no_type(t, why=""):
     return _error("InputError", f"{type_name(t)} is not a type that an answer can have: give a pydantic model, a "

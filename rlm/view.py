@@ -14,7 +14,8 @@ from typing import Any
 
 from fastcore.basics import patch
 
-from .trajectory import Cell, Event, Reply, Resume, Run, Subcall, SubcallStart, Trajectory, Usage, fmt_cost
+from .events import Cell, Event, fmt_cost, Reply, Resume, Run, Subcall, SubcallStart, Usage
+from .trajectory import Trajectory
 
 # %% ../nbs/09_view.ipynb #3f96b912
 _symbols = {i: 0x2400+i for i in range(32) if chr(i) not in "\n\t"}

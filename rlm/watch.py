@@ -15,8 +15,9 @@ from contextvars import copy_context
 
 from fastcore.basics import patch
 
-from .trajectory import (Cell, CellOutput, CellStart, End, Event, Reply, ReplyDelta, Resume, Run, Subcall,
-    SubcallStart, Trajectory, Usage, fmt_cost)
+from .events import (Cell, CellOutput, CellStart, End, Event, fmt_cost, Reply, ReplyDelta, Resume, Run, Subcall,
+    SubcallStart, Usage)
+from .trajectory import Trajectory
 from .view import (Calls, TerminalView, about, caveat, counted, fmt_seconds, forked_from, outcome, parts,
     resumed_after, split_output, stats, visible)
 

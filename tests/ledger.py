@@ -4,9 +4,9 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+from rlm.events import Reply, Subcall, Usage
 from rlm.io import io_loop
 from rlm.offline import Server, Slow
-from rlm.trajectory import Reply, Subcall, Usage
 
 class Ledger(Server):
     "Each reply has a number: it goes along as `reasoning_tokens`, and `usage` is kept under it"

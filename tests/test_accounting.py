@@ -9,9 +9,10 @@ from ledger import Ledger, paid, tasks, total, until
 from rlm import RLM, Limits
 from rlm import lm as lm_module
 from rlm.cache import Cache
+from rlm.events import Reply, Subcall, Usage
 from rlm.lm import LM, litellm_module
 from rlm.offline import Fault, Slow, serve, tool_call
-from rlm.trajectory import Reply, Subcall, Trajectory, Usage
+from rlm.trajectory import Trajectory
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{o}") for o in ("Accessing the 'model_", "Item.*ReadOnly")] # LiteLLM's, with the newest pydantic
 PRICES = dict(input_cost_per_token=1e-6, output_cost_per_token=1e-5)

@@ -5,8 +5,8 @@ import pytest
 from rlm import RLM, InputError, Limits, Trajectory, Usage
 from rlm.analysis import Coverage, Read
 from rlm.coverage import Marks, agree, standing
+from rlm.events import Cell, Citation, End, Final, Reply, Run, Subcall
 from rlm.offline import ScriptedLM
-from rlm.trajectory import Cell, Citation, End, Final, Reply, Run, Subcall
 
 WORDS = ["".join(random.Random(i).choices("etaoinshrdlu", k=2 + i%7)) for i in range(2000)]
 def prose(n, seed=0):

@@ -7,9 +7,10 @@ import pytest
 from pydantic import BaseModel
 
 from rlm.batch import Lease, Parcel, Watch, abatch, as_item, batch
+from rlm.events import InputError, Limits, Reply, Usage
 from rlm.model import RLM
 from rlm.offline import Fault, serve, tool_call
-from rlm.trajectory import InputError, Limits, Reply, Trajectory, Usage
+from rlm.trajectory import Trajectory
 
 facts = {"Acme": "Acme was late twice in May.", "Bolt": "Bolt was never late in May.", "Cord": "Cord was late once in June."}
 questions = [(f"How often was {k} late?", v) for k,v in facts.items()]

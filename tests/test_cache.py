@@ -4,9 +4,9 @@ import asyncio, json, multiprocessing, os, pickle, sqlite3, subprocess, sys, tex
 import pytest
 
 from rlm.cache import Cache, CacheWarning, Completion, _dump, _load
+from rlm.events import LimitExceeded, LMError, LMRequestError, Usage
 from rlm.lm import LM
 from rlm.offline import Fault, ScriptedLM, serve, tool_call
-from rlm.trajectory import LimitExceeded, LMError, LMRequestError, Usage
 
 def reply(text="Hello."): return Completion(dict(role="assistant", content=text), Usage(3, 1, calls=1), "m", "stop", 1.0, object())
 def echo(messages, tools): return messages[-1]["content"].upper()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from rlm.events import Cell, End, InputError, Limits, Run, Subcall, Usage
 from rlm.io import io_loop
 from rlm.lm import LM
 from rlm.model import RLM
 from rlm.offline import Fault, serve, tool_call
-from rlm.trajectory import Cell, End, InputError, Limits, Run, Subcall, Trajectory, Usage
+from rlm.trajectory import Trajectory
 from rlm.worker import descendants
 
 linux = sys.platform == "linux"

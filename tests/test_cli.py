@@ -5,9 +5,9 @@ from pathlib import Path
 import pexpect, pytest
 
 from rlm.cli import DEMO, as_json, run_command, where
-from rlm.offline import Fault, serve, tool_call
 from rlm.launch import problem, strongest
 from rlm.logs import new_log
+from rlm.offline import Fault, serve, tool_call
 from rlm.trajectory import Trajectory
 
 offline = ("-m", "offline/extractive")
@@ -100,7 +100,7 @@ def test_help(rlm, args):
 def test_help_loads_little():
     code = "import sys; sys.argv = ['rlm', '--help']\nfrom rlm.cli import run_command\nrun_command()\nprint(*sys.modules)"
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split())
-    assert not loaded & {"litellm", "IPython", "rich.console", "fastcore", "pydantic", "rlm.trajectory", "rlm.lm"}
+    assert not loaded & {"litellm", "IPython", "rich.console", "fastcore", "pydantic", "rlm.events", "rlm.trajectory", "rlm.lm"}
 
 # Failures of the model
 
@@ -178,7 +178,7 @@ def test_answers_go_out_as_they_are(rlm, scripted, code, out):
     assert rlm("ask", "q", "notes", "-q", *scripted([tool_call(code)]))[:2] == (0, out)
 
 def test_json_of_answers_that_json_lacks():
-    from rlm.trajectory import End, Final, Run
+    from rlm.events import End, Final, Run
     for answer in (float("nan"), {(1, 2): 3}, {1, 2}, b"x"):
         t = Trajectory(events=[Run(), Final(answer=answer), End()])
         assert "NaN" not in as_json(t) and json.loads(as_json(t))["answer"] == str(answer)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rlm.model import run
+from rlm.events import SandboxUnavailable, ShellError
 from rlm.launch import ShellLimits, ipython_stack
+from rlm.model import run
 from rlm.offline import ScriptedLM, tool_call
 from rlm.tools import prep_shell
-from rlm.trajectory import SandboxUnavailable, ShellError
 
 system_python = Path("/usr/bin/python3")
 

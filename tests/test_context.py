@@ -8,8 +8,8 @@ import pytest
 from conftest import put
 from rlm import context as ctx, files
 from rlm.context import *
+from rlm.events import ContextError, InputError, RLMError
 from rlm.prompts import describe_context
-from rlm.trajectory import ContextError, InputError, RLMError
 
 EVERY_CHARACTER = "".join(map(chr, [*range(1, 0xd800), *range(0xe000, 0x110000)]))
 needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

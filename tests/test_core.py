@@ -8,11 +8,12 @@ import pytest
 from rlm import prompts
 from rlm import model
 from rlm.core import advanced_toolloop
-from rlm.reply import read_turn, said, scan, TextEnd
+from rlm.events import InputError, Limits, LMError, LMRequestError, RLMError
 from rlm.offline import Fault, ScriptedLM, Slow, tool_call, tool_calls
+from rlm.reply import read_turn, said, scan, TextEnd
 from rlm.shell import InProcessShell
 from rlm.tools import make_run_repl, prep_shell
-from rlm.trajectory import InputError, Limits, LMError, LMRequestError, RLMError, Trajectory
+from rlm.trajectory import Trajectory
 
 CONTEXT = "alpha\nbeta\ngamma"
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from rlm.events import Cell, End, Final, InputError, Limits, Reply, Resume, Run, Subcall
 from rlm.export import Recording, chats, from_rlms, record
 from rlm.model import RLM
 from rlm.offline import Fault, ScriptedLM, serve, tool_call
 from rlm.subcalls import digest
-from rlm.trajectory import Cell, End, Final, InputError, Limits, LogWarning, Reply, Resume, Run, Subcall, Trajectory
+from rlm.trajectory import LogWarning, Trajectory
 
 root = Path(__file__).resolve().parent.parent
 filler = "Nothing happened on this day. " * 40

@@ -4,11 +4,11 @@ import asyncio, json, random, time, warnings
 import pytest
 
 from rlm import lm as lm_module
+from rlm.events import (LMConnectionError, LMContextLengthError, LMError, LMNotFoundError, LMRateLimitError,
+    LMRequestError, LMServerError, LMTimeoutError, Usage)
 from rlm.io import Scope, run_sync
 from rlm.lm import LM, litellm_module
 from rlm.offline import Fault, Slow, serve, tool_call, tool_calls
-from rlm.trajectory import (LMConnectionError, LMContextLengthError, LMError, LMNotFoundError, LMRateLimitError, LMRequestError,
-                            LMServerError, LMTimeoutError, Usage)
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{o}") for o in ("Accessing the 'model_", "Item.*ReadOnly")] # LiteLLM's, with the newest pydantic
 JSON,EVENTS = {"content-type": "application/json"},{"content-type": "text/event-stream"}

@@ -7,8 +7,8 @@ import pytest
 from conftest import put
 from rlm import files
 from rlm.context import facts, load_context
+from rlm.events import ContextError
 from rlm.files import *
-from rlm.trajectory import ContextError
 
 root = Path(files.__file__).parents[1]
 git = pytest.mark.skipif(subprocess.run(["git", "--version"], capture_output=True).returncode != 0, reason="no git")

@@ -4,11 +4,12 @@ import asyncio, threading
 import pytest
 
 from rlm import Limits
+from rlm.events import Cell, InputError, LMServerError, Reply, Run, Subcall
 from rlm.model import RLM
 from rlm.offline import ScriptedLM, tool_call
 from rlm.replay import Replay, ReplayError
 from rlm.revisit import resume
-from rlm.trajectory import Cell, InputError, LMServerError, LogWarning, Reply, Run, Subcall, Trajectory
+from rlm.trajectory import LogWarning, Trajectory
 
 def first(tmp_path=None, **kw):
     "Three steps, with sub-calls, a child and a citation"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from rlm.events import LMAuthError, LMError, LMNotFoundError, LMServerError
 from rlm.lm import LM
 from rlm.offline import Fault, serve, tool_call
-from rlm.trajectory import LMAuthError, LMError, LMNotFoundError, LMServerError
 
 MASTER,UPSTREAM = "sk-master-of-the-gateway","sk-of-the-server-behind-it"
 missing = [o for o in ("fastapi", "uvicorn", "backoff", "websockets", "apscheduler") if not importlib.util.find_spec(o)]

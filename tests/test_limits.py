@@ -4,9 +4,9 @@ import asyncio, copy, time
 import pytest
 
 from rlm import RLM, Limits
+from rlm.events import Cell, End, InputError, Reply, Subcall
 from rlm.lm import LM, litellm_module
 from rlm.offline import ScriptedLM, Slow, serve, tool_call
-from rlm.trajectory import Cell, End, InputError, Reply, Subcall
 
 TEXT = "The depot in Bergen closed in 1987.\n" * 20
 litellm_module() # whose import takes seconds

@@ -4,7 +4,9 @@ import json, os, re, threading, time
 import pytest
 from kernel import Kernel
 
-from rlm.trajectory import (Cell, CellOutput, CellStart, End, Final, Reply, ReplyDelta, Resume, Run, Subcall, SubcallStart, Trajectory, Usage)
+from rlm.events import (Cell, CellOutput, CellStart, End, Final, Reply, ReplyDelta, Resume, Run, Subcall, SubcallStart,
+    Usage)
+from rlm.trajectory import Trajectory
 from rlm.view import TerminalView
 from rlm.watch import NotebookView, kernel_shell, watching
 

@@ -6,11 +6,11 @@ from email.utils import formatdate
 import pytest
 
 from rlm import io as io_module, lm as lm_module
+from rlm.events import (InputError, LimitExceeded, LMAuthError, LMConnectionError, LMContextLengthError, LMError,
+    LMNotFoundError, LMRateLimitError, LMRequestError, LMServerError, LMTimeoutError)
 from rlm.io import Scope, run_async, run_sync, submit
 from rlm.lm import LM, as_message, as_usage, litellm_module
 from rlm.offline import Fault, ScriptedLM, Slow, serve, tool_call, tool_calls
-from rlm.trajectory import (InputError, LimitExceeded, LMAuthError, LMConnectionError, LMContextLengthError, LMError, LMNotFoundError, LMRateLimitError,
-                            LMRequestError, LMServerError, LMTimeoutError)
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{o}") for o in ("Accessing the 'model_", "Item.*ReadOnly")] # LiteLLM's, with the newest pydantic
 KEY = "sk-Zq7-this-must-not-be-seen"
@@ -715,7 +715,7 @@ def test_exit_is_quick_and_silent(tmp_path):
         import asyncio, os, sys, warnings
         from rlm.lm import LM
         from rlm.offline import Fault, serve
-        from rlm.trajectory import LMError
+        from rlm.events import LMError
         with serve(lambda m, tools: Fault("hang") if m[-1]["content"] == "hang" else Fault(500) if m[-1]["content"] == "fail" else "a b c") as srv:
             lm = LM("openai/x", base_url=srv.base_url, retries=0)
             lm.complete("Hi")
@@ -742,7 +742,7 @@ def test_fork_and_interrupt():
         import os, sys, time
         from rlm.lm import LM, litellm_module
         from rlm.offline import Fault, serve
-        from rlm.trajectory import LMError
+        from rlm.events import LMError
         litellm_module()
         def reply(messages, tools): return Fault("hang") if messages[-1]["content"] == "hang" else messages[-1]["content"]
         with serve(reply) as srv:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from rlm.events import Cell, End, Final, InputError, Reply, Resume, Run, Subcall, Summary, Usage
 from rlm.logs import find_log, list_logs, log_summary, new_log
-from rlm.trajectory import (Cell, End, Final, InputError, Reply, Resume, Run, Subcall, Summary, Trajectory, Usage)
+from rlm.trajectory import Trajectory
 from rlm.view import LogList
 
 price = Usage(1000, 50, calls=1, cost=0.25)

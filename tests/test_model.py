@@ -8,11 +8,12 @@ import pytest
 
 from rlm import RLM, Limits, run
 from rlm.cache import Cache
-from rlm.model import arun
+from rlm.events import (Cell, CellOutput, CellStart, Citation, End, Final, InputError, LMError, Reply, ReplyDelta, Run,
+    Subcall, SubcallStart, Summary)
 from rlm.lm import LM
+from rlm.model import arun
 from rlm.offline import Fault, ScriptedLM, Slow, serve, tool_call, tool_calls
-from rlm.trajectory import (Cell, CellOutput, CellStart, Citation, End, Final, InputError, LMError, Reply, ReplyDelta, Run,
-    Subcall, SubcallStart, Summary, Trajectory)
+from rlm.trajectory import Trajectory
 
 TEXT = "The depot in Bergen closed in 1987.\nThe depot in Oslo is open.\n" * 20
 
@@ -569,7 +570,7 @@ def test_the_server_says_when_it_is_too_much():
         def lm(): return LM("any", base_url=srv.base_url, window=100_000)
         r = RLM(lm(), compact=True, dialect="tools").completion("Which?", TEXT)
         assert r.answer == "done" and len(of(r, Summary)) == 1 and len(r.trajectory.cells) == 3
-        from rlm.trajectory import LMContextLengthError
+        from rlm.events import LMContextLengthError
         with pytest.raises(LMContextLengthError) as e: RLM(lm(), dialect="tools").completion("Which?", TEXT)
         assert len(e.value.trajectory.cells) == 3
 

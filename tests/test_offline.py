@@ -4,11 +4,11 @@ import asyncio, json, subprocess, sys, threading, time, warnings
 import aiohttp, httpx, pytest
 from pydoc_data.topics import topics
 
+from rlm.events import (InputError, LMAuthError, LMConnectionError, LMContextLengthError, LMError, LMNotFoundError,
+    LMRateLimitError, LMRequestError, LMServerError, LMTimeoutError)
 from rlm.lm import LM, litellm_module
 from rlm.offline import (Fault, Script, ScriptedLM, ScriptExhausted, Slow, _history, extract, extractive, register, sentences, serve, split_prompt,
                          tool_call, tool_calls)
-from rlm.trajectory import (InputError, LMAuthError, LMConnectionError, LMContextLengthError, LMError, LMNotFoundError, LMRateLimitError,
-                            LMRequestError, LMServerError, LMTimeoutError)
 
 tools = [dict(type="function", function=dict(name="run_repl", parameters=dict(type="object", properties=dict(python_code=dict(type="string")))))]
 fenced = dict(role="system", content="Write code like this:\n```repl\nprint(1)\n```")

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import rlm.page
+from rlm.events import Cell, Citation, End, Final, InputError, Reply, Resume, Run, Subcall, Summary, Usage
 from rlm.page import Drawing
-from rlm.trajectory import Cell, Citation, End, Final, InputError, Reply, Resume, Run, Subcall, Summary, Trajectory, Usage
+from rlm.trajectory import Trajectory
 
 evil = ("</pre></details></style></script><script>pwned=1</script><img src=http://evil.example/x.png onerror='pwned=2'>"
     "<svg onload=pwned=3><iframe srcdoc='<script>parent.pwned=4</script>'>\" onmouseover=pwned=5 ' autofocus onfocus=pwned=6 "

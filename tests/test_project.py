@@ -40,16 +40,16 @@ def test_worker_imports_only_ipython():
     assert check.imported(root/"rlm"/"worker.py") <= {"cell", "channel", "live"}
     assert check.imported(root/"rlm"/"shell.py") <= {"cell", "quiet", "routing", "reading", "plain", "typed"} and not check.imported(root/"rlm"/"cell.py")
 
-@pytest.mark.parametrize("module", ["trajectory", "prompts"])
+@pytest.mark.parametrize("module", ["events", "trajectory", "prompts"])
 def test_the_lowest_modules_import_only_fastcore(module): assert loaded(f"rlm.{module}") <= {"rlm", "fastcore"}
 
 def test_short_names_are_those_of_the_modules():
-    import rlm
+    import rlm, rlm.events
     assert len(set(rlm.__all__)) == len(rlm.__all__) and set(rlm.__all__) <= set(dir(rlm))
     for name in rlm.__all__:
         value = getattr(rlm, name)
         assert getattr(importlib.import_module(value.__module__), name) is value
-    errors = {n for n,o in vars(rlm.trajectory).items() if isinstance(o, type) and issubclass(o, rlm.RLMError)}
+    errors = {n for n,o in vars(rlm.events).items() if isinstance(o, type) and issubclass(o, rlm.RLMError)}
     assert errors <= set(rlm.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"): rlm.nothing
 

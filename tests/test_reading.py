@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings, strategies as st
 
 from rlm import reading
+from rlm.events import InputError
 from rlm.reading import *
-from rlm.trajectory import InputError
 
 settings.register_profile("reading", deadline=None, database=None, max_examples=60, suppress_health_check=list(HealthCheck))
 settings.load_profile("reading")
@@ -298,5 +298,5 @@ def test_in_the_shell():
 def test_it_needs_only_what_a_worker_has():
     code = ("import sys\nimport rlm.reading as r\nassert r.find('b', 'abc')[0].start == 1\n"
             "bad = {'fastcore', 'pandas', 'pydantic', 'litellm', 'sqlite3', 'peewee'} & set(sys.modules)\nassert not bad, bad\n"
-            "sys.modules['rlm.trajectory'] = None\ntry: r.find('x', None)\nexcept ValueError as e: assert 'NoneType' in str(e)")
+            "sys.modules['rlm.events'] = None\ntry: r.find('x', None)\nexcept ValueError as e: assert 'NoneType' in str(e)")
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,12 +7,13 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rlm import Limits
 from rlm.core import advanced_toolloop
+from rlm.events import (Cell, Final, InputError, LimitExceeded, LMContextLengthError, LMError, LMRequestError,
+    LMServerError, Reply, Run, Subcall, Usage)
 from rlm.model import RLM
 from rlm.offline import Fault, ScriptedLM, Slow, tool_call, tool_calls
 from rlm.replay import Replay, ReplayError
 from rlm.tools import make_run_repl, prep_shell
-from rlm.trajectory import (Cell, Final, InputError, LimitExceeded, LMContextLengthError, LMError, LMRequestError, LMServerError,
-    Reply, Run, Subcall, Trajectory, Usage)
+from rlm.trajectory import Trajectory
 
 # ---- runs of every kind, made by chance
 

@@ -7,11 +7,12 @@ import pytest
 
 from ledger import Ledger
 from rlm import Limits
+from rlm.events import Cell, InputError, LMServerError, Reply, Resume, Run, Subcall
 from rlm.model import RLM
 from rlm.offline import Fault, ScriptedLM, Slow, tool_call
 from rlm.replay import ReplayError
 from rlm.revisit import resume
-from rlm.trajectory import (Cell, InputError, LMServerError, LogWarning, Reply, Resume, Run, Subcall, Trajectory)
+from rlm.trajectory import LogWarning, Trajectory
 
 # ---- a model that does the same whenever it is asked the same
 
@@ -65,8 +66,9 @@ ZYGOTE = """
 import json, os, sys
 import rlm.model, rlm.revisit
 from rlm import Limits
+from rlm.events import InputError
 from rlm.lm import litellm_module
-from rlm.trajectory import InputError, Trajectory
+from rlm.trajectory import Trajectory
 litellm_module()
 print("ready", flush=True)
 for line in sys.stdin:

@@ -16,14 +16,14 @@ from rlm import launch, sandbox
 from rlm.cell import CellResult
 from rlm.channel import LIVE, ProtocolError, check_prefix, to_frame, unpack
 from rlm.core import advanced_toolloop
-from rlm.model import arun, run
+from rlm.events import ContextError, InputError, RLMError, SandboxUnavailable, ShellError
 from rlm.launch import ShellLimits
 from rlm.live import only_looks
+from rlm.model import arun, run
 from rlm.offline import ScriptedLM, tool_call
 from rlm.sandbox import WorkerShell
 from rlm.shell import Guarantees, Shell
 from rlm.tools import make_run_repl, prep_shell
-from rlm.trajectory import ContextError, InputError, RLMError, SandboxUnavailable, ShellError
 from rlm.worker import descendants
 
 linux = sys.platform == "linux"
@@ -934,8 +934,8 @@ def test_failed_starts_leak_nothing(home):
 
 HOST = """
 import os, sys, threading, time
-from rlm.tools import prep_shell
 from rlm.launch import ShellLimits
+from rlm.tools import prep_shell
 def nap(seconds): time.sleep(seconds)
 sh = prep_shell(["abc"], shell={home!r}, tools=[nap], shell_limits=ShellLimits(seconds=60))
 """

@@ -15,11 +15,12 @@ import pytest
 import attacks as data
 from attacks import attacks, table
 from rlm import launch
+from rlm.budget import Budget
 from rlm.cell import clipped_repr
+from rlm.events import Limits
 from rlm.offline import ScriptedLM
 from rlm.tools import prep_shell
-from rlm.budget import Budget
-from rlm.trajectory import Limits, Trajectory
+from rlm.trajectory import Trajectory
 
 here = Path(__file__).resolve().parent
 linux = sys.platform == "linux"
@@ -594,7 +595,7 @@ def test_no_output_acts_on_the_terminal(home, shells):
     "What is printed, echoed, raised, displayed and answered, through `TerminalView`"
     skip_unless(home)
     from rich.console import Console
-    from rlm.trajectory import Cell, End, Final, Reply, Run
+    from rlm.events import Cell, End, Final, Reply, Run
     from rlm.view import TerminalView
     sh = shells.get(home, 6.)
     pieces = ["print(s)", "import sys\nprint(s, file=sys.stderr)", "s", "raise ValueError(s)",

@@ -10,12 +10,13 @@ from ledger import Ledger, children, files, memory, paid, sockets, tasks, thread
 from rlm import RLM, Limits
 from rlm import lm as lm_module
 from rlm.cache import Cache
+from rlm.events import RLMError
 from rlm.lm import LM, litellm_module
 from rlm.offline import Fault, Slow, tool_call, tool_calls
 from rlm.sandbox import WorkerShell
 from rlm.session import Session
 from rlm.shell import InProcessShell
-from rlm.trajectory import RLMError, Trajectory
+from rlm.trajectory import Trajectory
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{o}") for o in ("Accessing the 'model_", "Item.*ReadOnly", "Pydantic serializer")] # LiteLLM's, with the newest pydantic
 PATIENCE = 3 # seconds for one reply

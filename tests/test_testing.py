@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rlm import LM, RLM, Limits
+from rlm.events import Final, InputError, Reply, Resume, Run
 from rlm.offline import ScriptedLM, serve, tool_call
 from rlm.recording import Recording, join_logs, recorded
 from rlm.replay import ReplayError
-from rlm.trajectory import Final, InputError, Reply, Resume, Run, Trajectory
+from rlm.trajectory import Trajectory
 
 pytest_plugins = "pytester"
 TEXT = "Harbor station was closed in 1987."

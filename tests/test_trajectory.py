@@ -7,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rlm import RLM, Limits
+from rlm.events import (Cell, CellOutput, CellStart, Citation, End, Event, event_from_json, event_to_json, Final,
+    InputError, passing, Reply, ReplyDelta, Resume, Run, Subcall, Summary, Usage, VERSION)
 from rlm.offline import Fault, ScriptedLM, tool_call
 from rlm.replay import Replay
-from rlm.trajectory import (Cell, CellOutput, CellStart, Citation, End, Event, Final, InputError, LogWarning, Reply, ReplyDelta, Resume, Run, Subcall,
-    Summary, Trajectory, Usage, VERSION, event_from_json, event_to_json, passing, to_messages)
+from rlm.trajectory import LogWarning, to_messages, Trajectory
 
 logs = Path(__file__).parent/"logs"
 few = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -321,7 +322,7 @@ def test_a_file_that_was_changed_is_not_appended_to(tmp_path):
 
 def process(code, *args):
     "A Python process that says when it is ready"
-    p = subprocess.Popen([sys.executable, "-c", "import os, signal, sys, time\nfrom rlm.trajectory import *\n" + textwrap.dedent(code), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, "-c", "import os, signal, sys, time\nfrom rlm.events import *\nfrom rlm.trajectory import *\n" + textwrap.dedent(code), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert p.stdout.readline() == "ready\n", p.stderr.read()
     return p
 
@@ -370,6 +371,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path):
     "A file that may grow to 2,000 bytes only, and later to more"
     code = textwrap.dedent("""
         import resource, signal, sys
+        from rlm.events import *
         from rlm.trajectory import *
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))

@@ -9,7 +9,7 @@ import numpy as np, pandas as pd, pytest, typing_extensions
 from hypothesis import example, given, settings, strategies as st
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, TypeAdapter, field_validator
 
-from rlm.trajectory import AnswerError, InputError
+from rlm.events import AnswerError, InputError
 from rlm.plain import *
 from rlm.typed import *
 from rlm.typed import _adapter, _entries, _simple

@@ -5,7 +5,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rlm.trajectory import Cell, End, Final, Reply, Resume, Run, Subcall, SubcallStart, Trajectory, Usage
+from rlm.events import Cell, End, Final, Reply, Resume, Run, Subcall, SubcallStart, Usage
+from rlm.trajectory import Trajectory
 from rlm.view import TerminalView, answer_text, caveat, parts, split_output, stats, visible
 
 evil = "\x1b]0;title\x07\x1b[2J\x1b[1;1H\x9b31m\x1b]8;;http://x\x1b\\link\r\b\x00 [bold red]markup[/] [link=http://x]y[/link] :smile: \u202eabc \ud800"
