@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlm.events import Cell, End, Final, InputError, Limits, Reply, Resume, Run, Subcall
-from rlm.export import Recording, chats, from_rlms, record
+from rlm.export import Answers, chats, from_rlms, record
 from rlm.model import RLM
 from rlm.offline import Fault, ScriptedLM, serve, tool_call
 from rlm.subcalls import digest
@@ -146,7 +146,7 @@ def test_text_of_a_model_stays_text(tmp_path):
         assert not re.search(r"<[a-z/]|!\[|\]\(|javascript|\x1b|\u202e", outside), c.source
     script = t.to_script(tmp_path/"run.py", "abc").read_text("utf-8")
     imports = [ast.unparse(o) for o in ast.walk(ast.parse(script)) if isinstance(o, (ast.Import, ast.ImportFrom))]
-    assert imports == ["from rlm.export import Recording"]
+    assert imports == ["from rlm.export import Answers"]
     assert "\u202e" not in script and "\x1b" not in script
     for o in t.to_chats(), chats([t], tmp_path/"chats.jsonl", keep=lambda o: True): json.dumps(o, default=str)
     assert from_rlms(t.to_rlms(tmp_path/"log.jsonl")).answer == _nasty[-1]
@@ -192,7 +192,7 @@ def test_random_runs_run_again(seed, tmp_path):
         return tool_call(codes[n]) if n < len(codes) else tool_call("FINAL('the end')")
     with RLM(ScriptedLM(model, retries=0), limits=Limits(max_depth=2), cache=False) as rlm: t = rlm.completion("How?", "abc").trajectory
     assert t.answer == "the end"
-    sh = Recording(record(t)).into(dict(context="abc"))
+    sh = Answers(record(t)).into(dict(context="abc"))
     for e in t.cells: assert sh.run(e.code).text() == e.output.rpartition("\n")[0] or e.error, e.code
     r = _run(t.to_script(tmp_path/"run.py", "abc"))
     assert (r.returncode, r.stdout.splitlines()[-1]) == (0, "the end"), r.stderr
