@@ -123,7 +123,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from test_replay import models, programs
 
 @given(programs(), st.data())
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_same_model_goes_the_same_way(program, data):
     "A fork from any step, with models that say the same, has the same answer, and pays only for what comes then"
     root,child,how,seed = program

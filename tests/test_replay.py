@@ -68,7 +68,7 @@ def plainly(t):
              sorted(of(e) for e in t.of(o.id).own() if isinstance(e, Subcall))) for o in t.runs]
     return sorted(tree, key=str)
 
-few = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 def same_again(program, strict):
     root,child,how,seed = program

@@ -31,6 +31,8 @@ no_sandbox = launch.problem("sandbox")
 in_sandbox = pytest.param("sandbox", marks=pytest.mark.skipif(bool(no_sandbox), reason=str(no_sandbox)))
 others = ["process", in_sandbox]
 homes = ["inprocess", *others]
+# What a worker does is the same in each of them; where many cases show it, one home does for every day.
+every_day = [others[0], *(pytest.param(*getattr(o, "values", (o,)), marks=[*getattr(o, "marks", ()), pytest.mark.long]) for o in others[1:])]
 on_linux = pytest.mark.skipif(not linux, reason="snapshots, supervisors and /proc: only on Linux")
 on_posix = pytest.mark.skipif(os.name != "posix", reason="signals, socket pairs and descriptors that are passed on")
 
@@ -341,7 +343,7 @@ def test_contexts_of_packages(kept, make):
         sh = make(home, context=np.arange(6).reshape(2, 3))
         assert sh.run("int(context.sum()), context.shape").result == "(15, (2, 3))"
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 def test_objects_of_modules(home):
     "A dataclass of a module that both sides can import arrives; one of this file is a clear error"
     from IPython.core.inputtransformer2 import TransformerManager
@@ -362,7 +364,7 @@ def made_in_main():
     sys.modules["__main__"].Made = cls
     return cls()
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 @pytest.mark.parametrize("what", ["lambda", "lock", "generator", "file", "local", "deep", "raising"])
 def test_what_cannot_be_sent_is_told_at_once(home, what):
     class Local: pass
@@ -413,7 +415,7 @@ sendable = ["None", "True", "False", "0", "-2**63", "2**64", "-10**3000", "1.5",
     "date(2024, 2, 29)", "datetime(2024, 1, 1, 1, 2, 3, 4, timezone.utc)", "time(1, 2, 3, 4)", "timedelta(-1, 5, 7)", "Decimal('1E+5')", "1-2j", "list(range(10_000))", "{'d': [[1, 2]]}", "{'int': '0x'}",
     "[{'a': i} for i in range(1000)]", "'x'*3_000_000"]
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 def test_values_back(kept, home):
     sh = kept(home)
     env = dict(date=date, datetime=datetime, time=clock, timedelta=timedelta, timezone=timezone, Decimal=Decimal)
@@ -490,7 +492,7 @@ hostile = dict(
     cyclic="v = []\nv.append(v)", cyclic_dict="v = {}\nv['v'] = v", deep="v = []\nfor _ in range(5000): v = [v]", wide="v = list(range(600_000))", many_keys="v = {i: i for i in range(20_000)}",
     big="v = 'x'*150_000_000", huge_int="v = 1 << 10_000_000")
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 @pytest.mark.parametrize("what", hostile)
 def test_hostile_values(make, home, what):
     "No object of the model's keeps a cell from giving its result, and what was there before stays"
@@ -565,7 +567,7 @@ def test_calls_from_everywhere(make, home):
     assert r.result == "50", r.text()
     assert len(sh.sub.trajectory.events if hasattr(sh.sub.trajectory, "events") else list(sh.sub.trajectory)) == 3 + 100 + 128 + 2 + 50
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 def test_calls_after_the_cell_has_ended(make, home):
     "By threads that go on, between cells and during others; nothing is mixed up"
     sh = make(home)
@@ -581,7 +583,7 @@ def test_calls_after_the_cell_has_ended(make, home):
     time.sleep(.1)
     assert sh.run("await task\ntold").result == "'told'"
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 def test_single_calls_between_cells(make, home):
     "The thread that waits for the next cell and the one that reads replies never read from one channel"
     sh = make(home)
@@ -592,7 +594,7 @@ def test_single_calls_between_cells(make, home):
     r = bounded(30, sh.run, "import time\ntime.sleep(.1)\ngot == list(range(60))")
     assert r.result == "True", r.text()
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 def test_waiting_for_the_host_is_not_the_cells_time(make, home):
     sh = make(home, seconds=.6)
     assert sh.run("nap(1)").result == "1.0" and sh.run("await aecho(1)\nnap(.5); nap(.5)").result == "0.5"
@@ -602,7 +604,7 @@ def test_waiting_for_the_host_is_not_the_cells_time(make, home):
     r = sh.run("import time\ntime.sleep(5)")
     assert r.error.name == "TimeoutError" and "Cell" in r.error.traceback and "0.6 s" in r.error.value
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 def test_a_call_left_behind_is_not_waited_for(make, home):
     "A function that the host still carries out for a cell which was stopped gives no time to the next one"
     sh = make(home, seconds=1)
@@ -674,7 +676,7 @@ deadly = dict(killed="import os, signal; os.kill(os.getpid(), 9)", exited="impor
     ignoring="import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass", swallowing="while True:\n    try:\n        while True: pass\n    except BaseException: pass", c="sum(range(10**12))")
 told = dict(exited="code 3", segfault="segmentation fault", aborted="aborted", killed="was killed")
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 @pytest.mark.parametrize("how", deadly)
 @on_linux
 def test_variables_survive(make, home, how):
@@ -689,7 +691,7 @@ def test_variables_survive(make, home, how):
     assert sh.run("v0, v1, f()").result == "([], [1], [2, 2])" and sh.run("lost").error.name == "NameError"
     assert sh.run("context, echo(1)").result == "('abc', 1)" and sh.variables().keys() == {"v0", "v1", "v2", "f"}
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 @on_linux
 def test_many_deaths_in_a_row(make, home):
     "Each leaves the next one a snapshot and no descriptors"
@@ -702,7 +704,7 @@ def test_many_deaths_in_a_row(make, home):
         if i == 5: before = int(sh.run(fds).result)
     assert sh.run("x").result == "[1]" and int(sh.run(fds).result) <= before + 3
 
-@pytest.mark.parametrize("home", others)
+@pytest.mark.parametrize("home", every_day)
 @on_linux
 def test_a_snapshot_after_every_cell_that_called_the_host(make, home):
     sh = make(home)
