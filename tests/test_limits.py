@@ -155,7 +155,7 @@ def test_unknown_prices_hold_nothing_back():
 
 # ---- seconds
 
-FOREVER = dict(cell="while True: pass", sleeps="import time\ntime.sleep(60)", stubborn="import time\nwhile True:\n    try: time.sleep(9)\n    except BaseException: pass")
+FOREVER = dict(cell="while True: pass", sleeps="import time\ntime.sleep(60)", stubborn="import time\nend = time.monotonic() + 15\nwhile time.monotonic() < end:\n    try: time.sleep(9)\n    except BaseException: pass")
 
 @pytest.mark.parametrize("shell", ["inprocess", "process"])
 @pytest.mark.parametrize("code", ["cell", "sleeps", "stubborn"])
