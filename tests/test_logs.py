@@ -118,7 +118,8 @@ def test_a_long_log_is_read_faster_than_loaded(tmp_path):
 
 # Found again
 
-def test_names(tmp_path):
+def test_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path) # names may be paths from here
     a,b = a_run(tmp_path/"20261121T090000Z-who-comes-0a1b2c3d.jsonl"),a_run(tmp_path/"20261121T090000Z-who-comes-0a1b2c3e.jsonl")
     assert find_log("0a1b2c3d", tmp_path) == a and find_log(str(b)) == b and find_log(b.stem, tmp_path) == b
     for name,words in {"who": "2 logs", "": "no such file", "../x": "no such file", "*": "no such file", "nobody": "no such file"}.items():
