@@ -322,7 +322,7 @@ def limit(self: ControlGroup, memory: int, processes: int|None):
 @patch
 def killed_for_memory(self: ControlGroup) -> int:
     "How many processes the kernel has killed because the group used too much memory"
-    with suppress(OSError, KeyError):
+    with suppress(OSError, KeyError, StopIteration): # the group may be gone already
         files = [self.places["memory"]/o for o in ("memory.events", "memory.oom_control")]
         return int(re.search(r"oom_kill (\d+)", next(o for o in files if o.exists()).read_text())[1])
     return 0
