@@ -20,10 +20,9 @@ from fastcore.basics import patch
 from .context import fingerprint, load_context
 from .coverage import standing, texts_of
 from .events import Cell, Citation, End, Final, fmt_cost, InputError, Reply, Run, Subcall, Summary, Usage
-from .page import esc
 from .reading import in_line, part_at
 from .trajectory import Trajectory
-from .view import answer_text, counted, fmt_seconds, forked_from, outcome, split_output, visible
+from .view import answer_text, counted, esc, fmt_seconds, forked_from, outcome, split_output, visible
 
 # %% ../nbs/11_analysis.ipynb #a08ff330
 WAYS = dict(quoted="quoted", printed="printed", sent="sent on")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .events import InputError, Usage
+from .events import InputError, Usage, malformed
+from .trajectory import locked
 
 # %% ../nbs/02_logs.ipynb #7ebb112e
 def slug(text: str, n: int=32 # longest result
@@ -100,18 +101,6 @@ def _take(self:LogSummary, tops, below, kind, run, d):
     elif kind == "reply" or kind == "subcall" and not d["cached"]: self.sub_calls += 1
     if kind in ("reply", "subcall"): self.usage += d["usage"]
 
-# %% ../nbs/02_logs.ipynb #b2e355dd
-_wrong = ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError
-
-def _written(f):
-    "Whether another process is writing to a file, as far as the platform can tell"
-    try: import fcntl
-    except ImportError: return False
-    try: fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError: return True
-    except OSError: pass # such as a network drive that has no locks
-    return False
-
 # %% ../nbs/02_logs.ipynb #2aa4cb93
 def log_summary(path: str|Path) -> LogSummary:
     "What a log has in it; whatever that is, nothing is raised"
@@ -120,9 +109,9 @@ def log_summary(path: str|Path) -> LogSummary:
         with open(path, "rb") as f:
             for i,line in enumerate(f, 1):
                 try: res._take(*runs, *_fields(line))
-                except _wrong:
+                except malformed:
                     if line.endswith(b"\n"): res.problem = res.problem or f"line {i} is no event of a run"
-            if res.status == "unfinished" and _written(f): res.status = "running"
+            if res.status == "unfinished" and not locked(f, shared=True): res.status = "running"
     except OSError as e: res.problem = (e.strerror or str(e)).lower()
     if not res.questions: res.status,res.problem = "damaged",res.problem or "there is no run in it"
     return res

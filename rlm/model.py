@@ -205,7 +205,7 @@ def as_question(
 @patch
 def listeners(self:RLM) -> list:
     "Who hears of every event"
-    return [self._count, *filter(None, (self.on_event,))]
+    return [o for o in (self._count, self.on_event) if o]
 
 @patch
 def view(self:RLM,

@@ -75,10 +75,15 @@ def as_rlm(
 def _open(log):
     "The log, and the last question in it as it is now"
     t = as_log(log)
-    asked = [e for e in t.own() if isinstance(e, Run)]
-    if not asked: raise InputError(f"{t.path or 'This log'}: there is no run in it.")
-    last = next(e for e in reversed(t.own()) if isinstance(e, (Run, Resume)))
-    return t,replace(asked[-1], limits=last.limits)
+    asked = [e for e in t.own() if isinstance(e, (Run, Resume))]
+    if t.run is None: raise InputError(f"{t.path or 'This log'}: there is no run in it.")
+    return t,replace([e for e in asked if isinstance(e, Run)][-1], limits=asked[-1].limits)
+
+def _going_on(log, model, limits, kwargs):
+    "The log, and the `RLM` that goes on with it"
+    t,run = _open(log)
+    over = Replay(t) if t.status in ("done", "fallback") else None # it is only read
+    return t,as_rlm(run, model or over, limits, **kwargs)
 
 # %% ../nbs/11_revisit.ipynb #2ba75b58
 @delegates(RLM.__init__, but=["model", "limits"])
@@ -93,17 +98,15 @@ def resume(
     contexts: dict={},        # what was laid beside the context, by variable
     **kwargs) -> Result:
     "Go on with a run that was killed, failed, or stopped, from where its log ends. Raises `InputError`, `ReplayError`"
-    t,run = _open(log)
-    rlm = Replay(t) if t.status in ("done", "fallback") else None # it is only read
-    return as_rlm(run, model or rlm, limits, **kwargs).resume(t, context, response_format, insist, contexts)
+    t,rlm = _going_on(log, model, limits, kwargs)
+    return rlm.resume(t, context, response_format, insist, contexts)
 
 @delegates(resume)
 async def aresume(log: str|Path|Trajectory|Result, context: Any=None, model: str|LM|None=None, *, response_format: Any=None,
                   insist: bool=False, limits: Limits|None=None, contexts: dict={}, **kwargs) -> Result:
     "`resume` to `await`"
-    t,run = _open(log)
-    rlm = Replay(t) if t.status in ("done", "fallback") else None
-    return await as_rlm(run, model or rlm, limits, **kwargs).aresume(t, context, response_format, insist, contexts)
+    t,rlm = _going_on(log, model, limits, kwargs)
+    return await rlm.aresume(t, context, response_format, insist, contexts)
 
 # %% ../nbs/11_revisit.ipynb #45b205d1
 def _here(self, step):
@@ -117,7 +120,7 @@ def _here(self, step):
     part = t.of(run.id)
     kept = [e for e in part.kept() if isinstance(e, (Reply, Cell, Summary))]
     n = sum(isinstance(e, Reply) for e in kept)
-    most = n if t.of(run.id).status in ("done", "fallback") else n + 1
+    most = n if part.status in ("done", "fallback") else n + 1
     if step is not None and not 1 <= step <= most: raise InputError(f"step must be from 1 to {most}, not {step!r:.80}")
     return t,run,kept
 

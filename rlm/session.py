@@ -31,7 +31,7 @@ from .reading import reading_functions
 from .replay import Again, Past, as_limits, count
 from .result import Result, RunStream
 from .shell import model_functions
-from .subcalls import CallError, SubLM, digest, ends
+from .subcalls import CallError, SubLM, digest, ends, with_type
 from .tools import make_run_repl, prep_shell
 from .trajectory import LogWarning, Trajectory
 from .typed import AnswerType
@@ -412,12 +412,11 @@ def _short_context(self:Session):
 @patch
 def _direct(self:Session, text, query, typed):
     "Driver and loop for the model itself"
-    wanted = f"\n\nReply with nothing but the answer as JSON: {typed.describe()}" if typed else ""
     async def ask(lm, prompt): return await self._aside(lm, prompt, "verify")
     o,known = self.rlm,Evidence([], [text], self.trajectory)
     self.judge = Judge(query, typed, o.verify, o.max_refusals, lambda: known, ask)
     self.run = replace(self.past.run) if self.past else Run(query=query, model=self.lm.model, context=facts(self.context),
-        dialect="direct", shell="", prompt=f"Question: {query.strip()}{wanted}", settings=self._settings())
+        dialect="direct", shell="", prompt=with_type(f"Question: {query.strip()}", typed), settings=self._settings())
     driver = Driver(self._lm_for(self.run), [], None, self.trajectory, self.run, self.budget)
     driver.judge,driver.streams = self.judge,self.streams
     return driver,directloop(text, self.run.prompt)
