@@ -21,6 +21,7 @@ from IPython.core.display_trap import DisplayTrap
 from IPython.core.displayhook import DisplayHook
 from IPython.core.history import HistoryManager
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.prefilter import PrefilterManager
 from traitlets.config import Config
 
 from .cell import cell_error, clipped_repr, patch
@@ -42,6 +43,11 @@ class _History(HistoryManager):
         self.input_hist_parsed.append(source)
         self.input_hist_raw.append(source if source_raw is None else source_raw)
     def store_output(self, line_num): pass
+
+class _NoPrefilter(PrefilterManager):
+    "Leaves a cell of one line as it is, so that it means what it means among others"
+    init_handlers = init_checkers = lambda self: None
+    def prefilter_lines(self, lines, continue_prompt=False): return lines
 
 # %% ../nbs/05_quiet.ipynb #9f8659f9
 class _CellCompiler(CachingCompiler):
@@ -82,11 +88,12 @@ class QuietShell(InteractiveShell):
 
     def _nothing(self, *args, **kwargs): pass
     init_ipython_dir = init_virtualenv = init_sys_modules = init_prompts = init_logstart = _nothing
-    enable_gui = atexit_operations = _nothing
+    enable_gui = atexit_operations = init_completer = _nothing
     db = property(lambda self: self.__dict__.setdefault("_memory_db", {}), _nothing)
 
     def init_profile_dir(self, profile_dir): self.profile_dir = _no_profile()
     def init_builtins(self): self.builtin_trap = _NoBuiltins(shell=self)
+    def init_prefilter(self): self.prefilter_manager = _NoPrefilter(shell=self)
     def init_history(self): self.history_manager = _History(shell=self, parent=self)
     def _tee(self, channel): return contextlib.nullcontext()
 

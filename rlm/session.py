@@ -301,16 +301,20 @@ def _driver(self:Session, run, typed):
     driver.shorten = shorten
     return driver
 
-# %% ../nbs/09_session.ipynb #0d6ce967
+# %% ../nbs/09_session.ipynb #cd118395
+@patch
+def _opened(self:Session, query, typed):
+    "All that performs the run that begins, or goes on"
+    return self._driver(replace(self.past.run) if self.past else self._opening(query, typed), typed)
+
 @patch
 async def _looped(self:Session, query, typed):
     "Driver and loop; on threads, since contexts may be large and workers slow to start"
     await in_thread(self.open)
     await self._restore()
     self._answer_calls()
-    run = replace(self.past.run) if self.past else await in_thread(self._opening, query, typed)
-    driver,limits = await in_thread(self._driver, run, typed),self.rlm.limits
-    return driver,toolloop(run, list(driver.tools), driver.code_tool, limits.max_steps, patterns=self.rlm.patterns,
+    driver,limits = await in_thread(self._opened, query, typed),self.rlm.limits
+    return driver,toolloop(driver.run, list(driver.tools), driver.code_tool, limits.max_steps, patterns=self.rlm.patterns,
                            max_errors=limits.max_errors, events=self.events)
 
 # %% ../nbs/09_session.ipynb #9924f57c
@@ -382,7 +386,7 @@ async def _ask(self:Session, query, response_format=None, streams=False, on_even
             await imported() # which takes its time once, and is nobody's question
             if self.parent is None: self.budget = Budget(self.rlm.limits)
             with scope:
-                text = await in_thread(self._short_context)
+                text = await in_thread(self._short_context) if self._may_be_direct() else None
                 made = self._looped(query, typed) if text is None else in_thread(self._direct, text, query, typed)
                 await self._perform(*await made)
         finally:
@@ -395,11 +399,15 @@ async def _ask(self:Session, query, response_format=None, streams=False, on_even
 
 # %% ../nbs/09_session.ipynb #d7ea4f44
 @patch
+def _may_be_direct(self:Session):
+    "Whether the context is perhaps to be sent directly"
+    if self.events or self.shell or self.parent: return False
+    return self.past.run.dialect == "direct" if self.past else bool(self.rlm.direct_below)
+
+@patch
 def _short_context(self:Session):
-    "The text of the context if it is to be sent directly"
+    "The text of the context if it is short enough to be sent directly"
     n,past = self.rlm.direct_below,self.past
-    if past and past.run.dialect != "direct" or self.events or self.shell or self.parent: return None
-    if not past and not n: return None
     self.context = load_context(self.context)
     text = as_text(self.context)
     fits = past or text is not None and len(text) <= 8*n and self.lm.count(text) <= n

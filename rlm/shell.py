@@ -21,8 +21,9 @@ from typing import Any, Callable, Protocol, runtime_checkable
 
 from IPython.core.display_functions import display
 from IPython.core.displaypub import DisplayPublisher
-from IPython.core.formatters import PlainTextFormatter
+from IPython.core.formatters import DisplayFormatter, PlainTextFormatter
 from IPython.core.interactiveshell import InteractiveShell
+from traitlets import default
 
 from .cell import (UNSET, CellResult, HeadTail, bytes_of, cell_error, clip, clipped_repr, containers, patch,
                       size_of)
@@ -210,6 +211,11 @@ class _PlainText(PlainTextFormatter):
     "The text of an object, clipped before it is built"
     def __call__(self, obj): return clipped_repr(obj, printers=self.type_printers, deferred=self.deferred_printers)
 
+class _Formats(DisplayFormatter):
+    "Makes the formatters of a shell when something is shown for the first time"
+    @default("formatters")
+    def _formatters_default(self): return super()._formatters_default() | {"text/plain": _PlainText(parent=self)}
+
 # %% ../nbs/05_shell.ipynb #5e2ede00
 _plain = {str, bytes, int, float, bool, complex, list, tuple, dict, set, frozenset, range, *containers} # only have text
 
@@ -218,8 +224,8 @@ class DisplayShell(CellShell):
     display_pub_class, _last = _Publisher, None
 
     def init_display_formatter(self):
-        super().init_display_formatter()
-        self.display_formatter.formatters["text/plain"] = _PlainText(parent=self.display_formatter)
+        self.display_formatter = _Formats(parent=self)
+        self.configurables.append(self.display_formatter)
 
     def _echo(self, value):
         "Show the value of the last expression, and keep it as `_` unless the model uses that name"

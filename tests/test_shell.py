@@ -156,6 +156,9 @@ def test_exact(sh, code):
     if "\\ud800" in code: assert r.stdout == "\ud800\n"
 
 
+@pytest.mark.parametrize("code", ["ls", "ls -l", "time"])
+def test_a_line_alone_is_python_as_among_others(sh, code): assert sh.run(code).error.name in ("NameError", "SyntaxError")
+
 def test_a_lone_surrogate_in_the_code_is_a_cell_error(sh):
     assert sh.run("x = '\ud800'").error
 
