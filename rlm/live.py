@@ -566,6 +566,8 @@ def take_over(self: Live, channel: socket.socket, spare: socket.socket, generati
     "Be the live process on `channel`"
     self.channel, self.spare, self.generation, self._socket = Channel(channel.fileno()), spare, generation, channel
     for fd in self.wake or (): os.close(fd)
+    with suppress(RuntimeError): # a loop that ran when it was forked
+        if self.sh._loop is not None: self.sh._loop.close()
     self.boxes, self.wake, self.sh._loop, self.pid = {}, os.pipe(), None, os.getpid()
     die_with_parent()
 
