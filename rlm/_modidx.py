@@ -702,6 +702,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'rlm.launch._mounted_groups': ('launch.html#_mounted_groups', 'rlm/launch.py'),
                             'rlm.launch._namespace_advice': ('launch.html#_namespace_advice', 'rlm/launch.py'),
                             'rlm.launch._own_groups': ('launch.html#_own_groups', 'rlm/launch.py'),
+                            'rlm.launch._python': ('launch.html#_python', 'rlm/launch.py'),
                             'rlm.launch._said': ('launch.html#_said', 'rlm/launch.py'),
                             'rlm.launch._sandbox_problem': ('launch.html#_sandbox_problem', 'rlm/launch.py'),
                             'rlm.launch._spawn_all': ('launch.html#_spawn_all', 'rlm/launch.py'),

@@ -65,6 +65,8 @@ def package_folder() -> str:
     "Where this package lies"
     return str(Path(sys.modules["rlm"].__file__).resolve().parent)
 
+def _python(): return os.path.abspath(sys.executable) # `../.venv/bin/python` names a folder that a sandbox may not have
+
 def _ipython_folders():
     import IPython, traitlets
     return sorted({str(Path(o.__file__).parents[1]) for o in (IPython, traitlets)})
@@ -77,7 +79,7 @@ def python_command(
     paths: str|None = None # of further packages, as in PATH; default: where IPython lies, perhaps among the user's own
 ) -> list:
     "The command that runs a worker"
-    return [python or sys.executable, "-I", "-c", _boot, package or package_folder(), channel, mode,
+    return [python or _python(), "-I", "-c", _boot, package or package_folder(), channel, mode,
             os.pathsep.join(_ipython_folders()) if paths is None else paths]
 
 # %% ../nbs/07_launch.ipynb #c1d83604
@@ -86,7 +88,7 @@ _kept = ("SYSTEMROOT", "LD_LIBRARY_PATH", "TZ") # of the host's environment: Win
 def worker_env(folder: str) -> dict:
     "The environment of a worker whose home directory is `folder`"
     system = ["/usr/local/bin", "/usr/bin", "/bin"] if os.name == "posix" else []
-    path = os.pathsep.join([os.path.dirname(sys.executable), *system])
+    path = os.pathsep.join([os.path.dirname(_python()), *system])
     env = dict(PATH=path, HOME=folder, TMPDIR=folder, LANG="C.UTF-8", MPLBACKEND="agg", IPYTHONDIR=f"{folder}/.ipython")
     env |= {f"{k}_NUM_THREADS": "1" for k in ("OMP", "OPENBLAS", "MKL")}
     return env | {k: os.environ[k] for k in _kept if k in os.environ}
@@ -198,7 +200,7 @@ def _sandbox_problem(path): # `path`: of bwrap
     if not path: return _install
     if (version := _bwrap_version()) < (0, 8):
         return f"The sandbox needs bubblewrap 0.8 or later, and {path} is {version[0]}.{version[1]}."
-    tried = _tried(sandbox_command([sys.executable, "-I", "-S", "-c", ""]))
+    tried = _tried(sandbox_command([_python(), "-I", "-S", "-c", ""]))
     if tried.returncode: return _namespace_advice(_said(tried))
 
 # %% ../nbs/07_launch.ipynb #b50c61e6

@@ -1612,6 +1612,16 @@ def what_every_system_has(home="process"):
         return died.value, sh.guarantees()
     finally: sh.close()
 
+@on_posix
+@pytest.mark.parametrize("home", others)
+def test_a_python_that_was_named_from_here(monkeypatch, home, tmp_path):
+    "The way to it, `../.venv/bin/python`, leads through a folder that the sandbox does not have"
+    here,plain = tmp_path/os.path.relpath(sys.executable, tmp_path),os.path.dirname(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(here))
+    sh = WorkerShell(home)
+    try: assert sh.run("import os; os.environ['PATH'].split(':')[0]").result == repr(plain)
+    finally: sh.close()
+
 @pytest.mark.skipif(sys.platform != "darwin", reason="tells what macOS does not have")
 def test_macos():
     said, known = what_every_system_has()
