@@ -415,6 +415,8 @@ class Replay(LM):
     def __init__(self,
         trajectory: Trajectory,
         strict: bool=False): # whether each conversation has to be the same, to the letter
+        if not isinstance(trajectory, Trajectory): raise InputError("Replay takes a trajectory, such as "
+            f"Trajectory.load(path) or result.trajectory, not {trajectory!r:.80}")
         if trajectory.run is None: raise InputError("There is no run in this log: nothing can be replayed.")
         kept = models_of(trajectory.run)[0]
         prices = {k: kept[k] for k in _known if k in kept}

@@ -98,6 +98,10 @@ def test_what_cannot_be_forked():
     t = first().trajectory
     with pytest.raises(InputError, match="This is a child"): t.of(t.children[0].id).fork(1)
     with pytest.raises(InputError, match="step must be a number"): t.fork(None)
+    with pytest.raises(InputError, match="step must be from 1 to 3, not '2'"): t.at("2")
+    with pytest.raises(InputError, match="code must be a str, not 3"): t.fork(2, code=3, model=ScriptedLM([]))
+    with pytest.raises(InputError, match="message must be a str, not 3"): t.fork(2, message=3, model=ScriptedLM([]))
+    with pytest.raises(InputError, match="shell must be one that `at` has given"): t.fork(2, shell="process", model=ScriptedLM([]))
     with pytest.raises(InputError, match="The model of this run was a ScriptedLM"): t.fork(2)
     with pytest.raises(InputError, match="another context"): t.fork(2, context="beta", model=ScriptedLM([]), sub_model=ScriptedLM([]))
     with pytest.raises(InputError, match="steps have been taken"): t.fork(3, model=ScriptedLM([]), sub_model=ScriptedLM([]), limits=Limits(max_steps=2, max_depth=2))

@@ -164,6 +164,8 @@ def test_something_new_says_what_and_where():
         RLM(Replay(t)).completion("How many?", "another text")
     with pytest.raises(ReplayError, match="Step 1: the conversation is another one"): RLM(Replay(t, strict=True)).completion("How many?", "another text")
     with pytest.raises(InputError, match="no run in this log"): Replay(Trajectory())
+    for odd in ("run.jsonl", None, RLM(Replay(t)).completion("How many?", "a b c")):
+        with pytest.raises(InputError, match="Replay takes a trajectory, such as Trajectory.load"): Replay(odd)
 
 def test_a_loop_of_plain_values():
     def go(model):
