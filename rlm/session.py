@@ -134,7 +134,7 @@ def _same(self:Session, name, known):
     if name not in there: raise InputError(f"{self._log_name()}: there was a context {name}: "
         f"`add` it before asking, session.add(..., name={name!r})")
     if known.get("fingerprint") == facts(there[name]).get("fingerprint"): return
-    was = prompts.describe_context(known, name) if "type" in known else "nothing is known of it"
+    was = prompts.describe_context(known, name).rstrip(".") if "type" in known else "nothing is known of it"
     self._odd(f"pass the {name}, as it was: {was}" if there[name] is None else f"there was another {name} ({was})")
 
 @patch

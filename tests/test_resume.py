@@ -245,7 +245,7 @@ def test_recorded_calls_of_the_pending_cell_are_not_made_again():
 
 def test_a_changed_context_or_model_is_refused():
     t = run([tool_call("n = 1"), LMServerError("down")], context="a b c")
-    with pytest.raises(InputError, match="another context"): resume(t, "a b", ScriptedLM([]))
+    with pytest.raises(InputError, match=r"another context \(.*in 1 line\); `insist=True`"): resume(t, "a b", ScriptedLM([]))
     with pytest.raises(InputError, match="pass the context, as it was"): resume(Trajectory(events=t.events), None, ScriptedLM([]))
     with pytest.raises(InputError, match="the model was scripted/model, not other"): resume(t, "a b c", ScriptedLM([], model="other"))
     n = len(t.events)
