@@ -121,7 +121,8 @@ def _here(self, step):
     kept = [e for e in part.kept() if isinstance(e, (Reply, Cell, Summary))]
     n = sum(isinstance(e, Reply) for e in kept)
     most = n if part.status in ("done", "fallback") else n + 1
-    if step is not None and not 1 <= step <= most: raise InputError(f"step must be from 1 to {most}, not {step!r:.80}")
+    if not (step is None or isinstance(step, int) and 1 <= step <= most):
+        raise InputError(f"step must be from 1 to {most}, not {step!r:.80}")
     return t,run,kept
 
 @patch
@@ -182,6 +183,9 @@ def _forked(t, run, step, rlm):
 def _fork(self, step, code, message, model, limits, context, contexts, shell, log, insist, kwargs):
     "`RLM`, session and past of a fork"
     if not isinstance(step, int): raise InputError(f"step must be a number, from 1, not {step!r:.80}")
+    for k,v in dict(code=code, message=message).items():
+        if not isinstance(v, str|None): raise InputError(f"{k} must be a str, not {v!r:.80}")
+    if isinstance(shell, str): raise InputError(f"shell must be one that `at` has given, not {shell!r:.80}")
     t,run,_ = _here(self, step)
     rlm = as_rlm(run, model, limits, **kwargs)
     new = branch(t, run, step, rlm, log)
