@@ -663,7 +663,7 @@ def from_rlms(
     path: str|Path # of a log that `rlms` has written
     ) -> Trajectory:
     "A run of the package `rlms`, as a trajectory; raises `InputError` for a file that is not its log"
-    try: lines = Path(path).read_text("utf-8", "replace").splitlines()
+    try: lines = Path(path).read_text("utf-8", "replace").split("\n")
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror or e}") from None
     found = [_rlms_line(path, i, o) for i,o in enumerate(lines, 1) if o.strip()]
     if not found or found[0]["type"] != "metadata":

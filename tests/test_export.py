@@ -263,6 +263,13 @@ def test_a_log_of_theirs(tmp_path):
     assert (sub.reply, sub.usage.prompt_tokens, sub.parent) == ("Acme", 5, t.cells[0].id) and t.replies[0].seconds == 2.5
     assert "print(llm_query('Who?'))" in t.to_notebook() and len(t.to_chats()) == 1
 
+def test_a_log_of_theirs_in_utf_8(tmp_path):
+    "What parts lines elsewhere does not part those of JSON"
+    path = tmp_path/"theirs.jsonl"
+    lines = [json.dumps(o | dict(note="a\u2028b\x85c"), ensure_ascii=False) for o in _theirs]
+    path.write_text("\n".join(lines), "utf-8")
+    assert from_rlms(path).answer == "Acme"
+
 @pytest.mark.parametrize("text,match", [("", "first line"), ("{}", "line 1"), (json.dumps(_theirs[1]), "first line"), ("\0\xff", "line 1"),
     (json.dumps(_theirs[0]) + "\n[1]", "line 2"), (json.dumps(_theirs[0]) + '\n{"type": "iteration", "prompt": [], "code_blocks": [3]}', "line 2"),
     (json.dumps(_theirs[0]) + '\n{"type": "iteration", "prompt": [3]}', "not a log"), ("[" * 100_000, "line 1"),
