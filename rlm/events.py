@@ -334,7 +334,7 @@ def _checked(cls, d):
 def _sayable(message):
     "Whether a model can have said this"
     calls = message.get("tool_calls") or []
-    return (isinstance(message.get("content"), (str, list, type(None))) and isinstance(calls, list)
+    return (isinstance(message.get("content"), str|None) and isinstance(calls, list)
             and all(isinstance(o, dict) and isinstance(o.get("function"), dict) for o in calls))
 
 _json = {float: (float, int), Usage: (dict,)} # what stands for a type in JSON, if not the same

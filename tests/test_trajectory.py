@@ -203,6 +203,7 @@ bad_lines = dict(text="GET /index.html 200", empty="", number="5", null="null", 
     half=CELL[:40], glued=CELL[:30] + REPLY, twice=CELL + CELL, deep="["*100_000, deep_answer='{"kind": "final", "id": 9, "answer": ' + "["*5000 + "]"*5000 + "}", digits='{"kind": "final", "id": 9, "answer": ' + "1"*5000 + "}",
     same_id=but(CELL, id=2), id_is_text=but(CELL, id="3"), id_is_none=but(CELL, id=None), id_is_float=but(CELL, id=3.0), id_is_negative=but(CELL, id=-3), run_is_a_list=but(CELL, run=[1]), parent_is_a_dict=but(CELL, parent={}),
     output=but(CELL, output=None), code=but(CELL, code=5), displays=but(CELL, displays="none"), message=but(REPLY, id=9, message="text"), said_a_number=but(REPLY, id=9, message=dict(content=5)),
+    said_a_list=but(REPLY, id=9, message=dict(content=[dict(type="text", text="c")])),
     calls=but(REPLY, id=9, message=dict(content="x", tool_calls=[5])), usage=but(REPLY, id=9, usage=5), tokens=but(REPLY, id=9, usage=dict(prompt_tokens="many")), no_tokens=but(REPLY, id=9, usage=dict(calls=None)), model=but(REPLY, id=9, model=["m"]), own_child=but(RUN, id=9, run=9),
     too_late=but(RUN, id=1), binary=b"\x80\x04\x95\xff\x00\x01PNG\r", utf16=CELL.encode("utf-16-le").replace(b"\n", b""), huge=b"x"*3_000_000)
 
