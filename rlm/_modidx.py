@@ -1333,6 +1333,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'rlm.revisit._lm': ('revisit.html#_lm', 'rlm/revisit.py'),
                              'rlm.revisit._models': ('revisit.html#_models', 'rlm/revisit.py'),
                              'rlm.revisit._open': ('revisit.html#_open', 'rlm/revisit.py'),
+                             'rlm.revisit._take_back': ('revisit.html#_take_back', 'rlm/revisit.py'),
                              'rlm.revisit.aresume': ('revisit.html#aresume', 'rlm/revisit.py'),
                              'rlm.revisit.as_rlm': ('revisit.html#as_rlm', 'rlm/revisit.py'),
                              'rlm.revisit.branch': ('revisit.html#branch', 'rlm/revisit.py'),

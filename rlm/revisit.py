@@ -191,7 +191,15 @@ def _fork(self, step, code, message, model, limits, context, contexts, shell, lo
     new = branch(t, run, step, rlm, log)
     session = Session(rlm, log=new) if shell is not None else rlm._past(new, context, self.contexts | contexts)
     past = Past(new, [o for o in new.own() if isinstance(o, Run)][-1])
-    return rlm,session,lambda: session._branch_off(past, insist, shell, code=code, message=message)
+    async def go(n=len(new)):
+        try: return await session._branch_off(past, insist, shell, code=code, message=message)
+        finally:
+            if len(new) == n and new.path: _take_back(new)
+    return rlm,session,go
+
+def _take_back(new):
+    new.close()
+    new.path.unlink()
 
 # %% ../nbs/11_revisit.ipynb #478604b3
 @patch

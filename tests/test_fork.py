@@ -74,6 +74,14 @@ def test_a_fork_that_fails_goes_on(tmp_path):
     assert (r.answer, len(lm.requests)) == (2, 1)
     assert "And now?" in str(lm.requests[0]["messages"][-1]["content"])
 
+def test_a_fork_that_cannot_begin_leaves_no_log(tmp_path):
+    t,log = first().trajectory,tmp_path/"f.jsonl"
+    given = dict(model=ScriptedLM([tool_call("FINAL(b)")]), sub_model=ScriptedLM([]), log=log)
+    with pytest.raises(InputError, match="another context"): t.fork(3, context="beta", **given)
+    with pytest.raises(InputError, match="another context"): asyncio.run(t.afork(3, context="beta", **given))
+    assert not log.exists() and t.fork(3, context="alpha beta", **given).answer == "ALP"
+    assert Trajectory.load(log).answer == "ALP"
+
 def test_a_shell_is_handed_back():
     t = first().trajectory
     sh = t.at(3)
