@@ -178,7 +178,8 @@ class NotebookView:
 @patch
 def _step(self:NotebookView, e):
     "The step that an event belongs to"
-    begins = isinstance(e, (Reply, ReplyDelta)) and (not self.steps or self.steps[-1].reply is not None)
+    own = isinstance(e, (Reply, ReplyDelta)) and e.run not in self._below
+    begins = own and (not self.steps or self.steps[-1].reply is not None)
     if begins and self.steps: self._folded.append(self.steps[-1].folded(len(self._folded) < 100))
     if begins or not self.steps: self.steps.append(ShownStep(getattr(e, "step", 0) or len(self.steps)+1))
     return self.steps[-1]

@@ -191,6 +191,17 @@ def test_a_long_run_stays_small():
     assert time.perf_counter() - start < .1
     assert len(view.page()) < 1_500_000
 
+def test_what_a_child_does_belongs_to_the_step_that_started_it():
+    view = NotebookView(Shell())
+    view.every = 60
+    for e in [Run(id=1, query="q", model="m"), Reply(run=1, step=1, usage=Usage(calls=1, cost=1)), CellStart(run=1, id=2, step=1, code="x"),
+              Run(id=3, run=1, depth=1), Reply(run=3, step=1, usage=Usage(calls=1, cost=2)), Subcall(run=3, usage=Usage(calls=1, cost=4)),
+              ReplyDelta(run=3, step=2, text="of the child"), Reply(run=3, step=2, usage=Usage(calls=1, cost=8))]: view(e)
+    assert [o.number for o in view.steps] == [1] and "of the child" not in view.page()
+    view(Cell(run=1, id=2, step=1, code="x"))
+    view(Reply(run=1, step=2, usage=Usage(calls=1, cost=16)))
+    assert [(o.number, o.facts()[:-1]) for o in view.steps] == [(1, ["1 child run", "3 sub-calls", "$15.00"]), (2, ["$16.00"])]
+
 def test_a_resumed_run_knows_what_came_before():
     events = list(everywhere("text"))
     shell = Shell()
