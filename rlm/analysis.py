@@ -655,7 +655,7 @@ def _bars(t, kind):
     names = [in_line(visible(o), 40).lstrip("_") or "model" for o in drawn]
     legend = fig.legend(drawn.values(), names, loc="outside upper left", **_quiet)
     for o in legend.get_texts(): o.set_parse_math(False) # a name may hold dollar signs
-    ax.set(xlabel="step", ylabel="US dollars" if kind == "cost" else "tokens")
+    ax.set(xlabel="step", ylabel="US dollars" if kind == "cost" else "tokens sent, received (dark)")
     ax.xaxis.get_major_locator().set_params(integer=True)
     if kind == "tokens": ax.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
     _plain_axes(ax)
