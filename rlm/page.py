@@ -419,8 +419,8 @@ line-height: 15px; }
 .time div { position: relative; height: 15px;
 background: linear-gradient(var(--line), var(--line)) 0 100% / 100% 1px no-repeat; }
 .time i { position: absolute; top: 2px; height: 6px; min-width: 2px; border-radius: 1px; }
-i.model { background: var(--blue); } i.ran { background: var(--amber); }
-i.asked { background: var(--violet); opacity: .55; } i.began { background: var(--green); }
+i.model { background: var(--violet); } i.ran { background: var(--amber); }
+i.asked { background: var(--blue); opacity: .55; } i.began { background: var(--green); }
 .time i.asked { top: 9px; height: 4px; } .time i.began { top: 9px; height: 4px; }
 .legend { display: flex; flex-wrap: wrap; gap: .2em 1.4em; padding-top: .5em; }
 .legend i { display: inline-block; width: .9em; height: .6em; border-radius: 1px; margin-right: .5em; }
@@ -497,6 +497,9 @@ margin: 2.6rem 0 .7rem; }
 .stats { display: flex; flex-wrap: wrap; gap: .4rem 2.2rem; margin-top: 1.6rem; color: var(--soft); font-size: 13px; }
 .stats b { display: block; font-size: 19px; font-weight: 600; color: CanvasText; color: var(--ink);
 font-variant-numeric: tabular-nums; }
+.rlm-coverage { max-width: none; font-size: 13px; } .rlm-coverage .grid { margin: .4em 0 .8em; }
+@media (max-width: 44em) { .rlm-coverage .grid { grid-template-columns: 1fr 4.2em auto; gap: 0 .8em; }
+.rlm-coverage .grid > :nth-child(4n+1) { grid-column: 1 / -1; } .t + mark { margin-left: 1.4em; } }
 """
 
 # %% ../nbs/10_page.ipynb #9da704eb

@@ -364,6 +364,8 @@ def test_what_was_read(visit, tmp_path):
     assert r.answer is True
     page = visit(r.trajectory)
     shown(page, "What was read")
+    wide = "document.querySelector('.rlm-coverage svg').getBoundingClientRect().width / document.querySelector('main').clientWidth"
+    assert page.evaluate(wide) > .5 and visit(r.trajectory, width=400).evaluate(wide) > .5
     t = Trajectory.load(tmp_path/"run.jsonl")
     assert "What was read" not in t.to_html() and "What was read" in t.to_html(context=context)
     with pytest.raises(InputError): t.to_html(context="another text")
