@@ -424,6 +424,7 @@ def load_run(run, log_dir=None):
     path = find_log(run, log_dir)
     with readable(path): t = Trajectory.load(path, skip=True)
     if t.run is None: raise InputError(f"{path}: there is no run in this log.")
+    if t.torn: say(f"{path}: left out line {t.torn:,}, which was cut")
     return t
 
 # %% ../nbs/17_cli.ipynb #ba60fd0c

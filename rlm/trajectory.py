@@ -31,7 +31,7 @@ class Trajectory:
         self._parents,self._ended = {},set() # runs by id: whose they are, and which are over
         self._going = defaultdict(dict) # the runs that are not over, by the one that started them
         for e in self.events: self._place(e)
-        self.torn = False # whether the file this was loaded from ended in half a line
+        self.torn = 0 # number of the line that was cut off, where the file this was loaded from ended within it
         self.contexts = {} # values by variable, as long as their shell lives; no part of the record
         self._ids = itertools.count(max((e.id for e in self.events), default=0) + 1)
         self._lock,self._file,self._listeners = threading.RLock(),None,[]
@@ -122,7 +122,7 @@ def _open(self:Trajectory):
     except BaseException:
         f.close()
         raise
-    self._file,self.torn = f,False
+    self._file,self.torn = f,0
 
 @patch
 def _ready(self:Trajectory, f):
@@ -184,7 +184,7 @@ def load(cls:Trajectory,
     if bad: warnings.warn(f"{path}: left out {_listed(bad)}", LogWarning, 2)
     if not events and last: raise InputError(f"{path}, line 1: {_not_event(last)}")
     self = cls(path, events)
-    self.torn,self._size = bool(last),len(data)
+    self.torn,self._size = len(whole)+1 if last else 0,len(data)
     return self
 
 class LogWarning(UserWarning): "Something in a log could not be read"

@@ -360,6 +360,13 @@ def test_damaged_logs_are_one_sentence(rlm, asked, name, args):
     assert code == 0 or one_sentence(err.splitlines(True)[-1])
     assert code == 0 if args in (["runs"], ["view", "last"]) else True
 
+def test_a_line_that_was_cut_is_said(rlm, asked):
+    [log] = Path("logs").iterdir()
+    lines = log.read_bytes().splitlines(True)
+    log.write_bytes(b"".join(lines)[:-20])
+    code,out,err = rlm("view", "last")
+    assert code == 0 and "Unfinished" in out and one_sentence(err) and f"left out line {len(lines)}, which was cut" in err
+
 @pytest.mark.parametrize("args,words", [(["view", "nobody"], "no such file"), (["view", "jsonl"], "2 logs"), (["resume", "nobody"], "no such file"), (["export", "nobody", "--to", "script"], "no such file"),
     (["export", "last", "--to", "novel"], "--to must be"), (["export", "last", "--to", "script", "-o", "nowhere/x.py"], "nowhere/x.py: no such file")])
 def test_what_cannot_be_had_is_one_sentence(rlm, asked, args, words):
