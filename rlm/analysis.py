@@ -330,7 +330,7 @@ def _how(reads):
 # %% ../nbs/11_analysis.ipynb #2f745e64
 @patch
 def show(self:Coverage,
-    start: int=0,
+    start: int=0,        # negative: from the end
     end: int|None=None,  # default: 2,000 characters further
     source: Any=None,    # which part; default: the first
     variable: str="context"
@@ -340,7 +340,8 @@ def show(self:Coverage,
         raise InputError(f"There is no context {variable!r}: there is {', '.join(self.contexts)}.")
     if source is None: source = next((k[1] for k in self.sizes if k[0] == variable), None)
     text = part_at(self.contexts[variable], source)
-    end = min(len(text), start+2000 if end is None else end)
+    start,_,_ = slice(start, None).indices(len(text))
+    _,end,_ = slice(0, start+2000 if end is None else end).indices(len(text))
     here = [o for o in self.reads if (o.variable, o.source) == (variable, source) and o.start < end and o.end > start]
     edges = sorted({start, end, *(p for o in here for p in (o.start, o.end) if start < p < end)})
     def piece(a, b):
@@ -417,9 +418,11 @@ def parted(self:Diff) -> tuple|None:
     return self.steps[self.same] if self.same < len(self.steps) else None
 
 @patch
-def diff(self:Trajectory, other: Trajectory) -> Diff:
+def diff(self:Trajectory,
+    other # a trajectory, or the result of a run
+) -> Diff:
     "This run beside another"
-    return Diff(self, other)
+    return Diff(self, getattr(other, "trajectory", other))
 
 # %% ../nbs/11_analysis.ipynb #98136229
 def _lines(step):

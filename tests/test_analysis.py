@@ -126,6 +126,10 @@ def test_what_was_printed_once_was_read_in_one_place():
 def scripted(*code): return ScriptedLM([f"```python\n{o}\n```" for o in code])
 def ask(rlm, question, context): return rlm.completion(question, context).trajectory
 
+def test_a_result_is_compared_as_its_run():
+    r = RLM(ScriptedLM(["FINAL(1)"]*2)).completion("Q?", "text")
+    assert str(r.trajectory.diff(r)) == str(r.trajectory.diff(r.trajectory))
+
 def test_a_run_beside_its_context(tmp_path):
     text = prose(20_000)
     code = ["print(context[100:300])", "r = llm_query('Read: ' + context[5000:6000])\nprint(r)", f"FINAL('As it says: {text[200:260]}')"]
