@@ -683,7 +683,25 @@ def _tiles(t):
     if took: shown.append((fmt_seconds(took), "time"))
     return f"<div class=stats>{''.join(f'<span><b>{esc(v)}</b>{k}</span>' for v,k in shown)}</div>"
 
+# %% ../nbs/10_page.ipynb #8e1fd557
+@patch
+def page(self:Drawing,
+    t: Trajectory,
+    read=None # its `Coverage`
+    ) -> str:
+    "A run as a whole page"
+    head,steps = self.header(t, read.contexts if read else {}),self.outline(t)
+    sections = {"Time": self.timeline(t), "Steps": f"<div id=steps>{steps}</div>" if steps else "",
+                "What was read": read._repr_html_() if read else "", "Models": self.models(t),
+                "Set-up": self.setting(t)}
+    body = "".join(f"<section><h2>{k}</h2>{v}</section>" for k,v in sections.items() if v)
+    return document(_line(t.run.query, 80), f"{_nav()}<main>{head}{body}</main>")
+
 # %% ../nbs/10_page.ipynb #7fe3da78
+_lengths = None,5000,1000,300 # of texts, until the page is small enough
+
+def _large(page, n): return len(page.encode()) > max(15_000_000, 1500*n)
+
 @patch
 def to_html(self:Trajectory,
     path: str|Path|None=None, # where to write it; default: the page is returned
@@ -691,13 +709,9 @@ def to_html(self:Trajectory,
     ) -> Path|str:
     "The run as a page that opens in any browser, without server or network"
     if self.run is None: raise InputError("This trajectory has no run to show: its log is empty.")
-    d,read = Drawing(),self.coverage(context) if self.contexts or context is not None else None
-    head,steps = d.header(self, read.contexts if read else {}),d.outline(self)
-    sections = {"Time": d.timeline(self), "Steps": f"<div id=steps>{steps}</div>" if steps else "",
-                "What was read": read._repr_html_() if read else "", "Models": d.models(self),
-                "Set-up": d.setting(self)}
-    body = "".join(f"<section><h2>{k}</h2>{v}</section>" for k,v in sections.items() if v)
-    page = document(_line(self.run.query, 80), f"{_nav()}<main>{head}{body}</main>")
+    read = self.coverage(context) if self.contexts or context is not None else None
+    for chars in _lengths:
+        if not _large(page := Drawing(chars).page(self, read), len(self)): break
     if path is None: return page
     try: Path(path).write_text(page, encoding="utf-8")
     except OSError as e: raise InputError(f"{path}: the page cannot be written: {e.strerror or e}") from None

@@ -313,6 +313,12 @@ def test_ten_thousand_events(visit):
     counted(o, "1 of 1")
     shown(o, "needle 9876.")
 
+def test_long_texts_of_a_long_run_are_shortened():
+    t = recorded(calls=9985)
+    for e in t.sub_calls: e.reply = "a few <words> & 漢字, " * 100
+    page = t.to_html()
+    assert 5e6 < len(page.encode()) < 15e6 and page.count("characters more …") >= 9985
+
 def test_ends_of_all_kinds(tmp_path):
     events = list(recorded())
     assert "Unfinished" in to(events[:-2], None)
