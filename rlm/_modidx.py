@@ -889,6 +889,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'rlm.magics.load_ipython_extension': ('magics.html#load_ipython_extension', 'rlm/magics.py'),
                             'rlm.magics.load_run': ('magics.html#load_run', 'rlm/magics.py'),
                             'rlm.magics.model_for': ('magics.html#model_for', 'rlm/magics.py'),
+                            'rlm.magics.parsed': ('magics.html#parsed', 'rlm/magics.py'),
                             'rlm.magics.variable': ('magics.html#variable', 'rlm/magics.py')},
             'rlm.model': { 'rlm.model.RLM': ('model.html#rlm', 'rlm/model.py'),
                            'rlm.model.RLM.__enter__': ('model.html#rlm.__enter__', 'rlm/model.py'),

@@ -12,6 +12,7 @@ from rlm import LM, RLM, Trajectory
 from rlm.offline import ScriptedLM, tool_call
 notes = {"monday.txt": "Anna comes at nine.\\nBen comes at ten.", "tuesday.txt": "Ben is ill."}
 prices = [1, 2, 3]
+nothing = None
 names = tool_call("FINAL([o for o in ('context', 'prices', 'notes') if o in globals()])")
 def says(*codes): return ScriptedLM([tool_call(o) for o in codes])
 """
@@ -43,6 +44,11 @@ def test_several_variables_an_answer_type_and_a_name(kernel):
     got = kernel.run("%%rlm -c notes -c prices -m lm -t list[str] -o found --no-log --quiet\nWhat is there?")
     assert got.error is None and got.frames == [] and kernel.run("found.parsed").result == "['context', 'prices']"
 
+def test_quotes_are_no_part_of_a_value(kernel):
+    kernel.run("lm = says('FINAL({\\'a\\': 1})')")
+    got = kernel.run("%%rlm -c \"notes\" -m 'lm' -t \"dict[str, int]\" -o found\nHow many?")
+    assert got.error is None and kernel.run("found.parsed").result == "{'a': 1}"
+
 def test_a_question_that_follows(kernel):
     kernel.run("lm = says('n = 3\\nFINAL(n)', 'FINAL([n, prices])')")
     assert kernel.run("%%rlm -c notes -m lm\nHow many?").result.startswith("Result(3")
@@ -66,6 +72,7 @@ def test_a_model_from_the_environment(kernel):
 @pytest.mark.parametrize("line,cell,words", [("-c notes", "Who?", "No model is named"), ("-c nots -m lm", "Who?", "is it notes?"), ("-c notes -m lm", " ", "The question is empty"),
     ("--sped 3", "Who?", "unrecognized arguments: --sped"), ("-m lm --max-cost much", "Who?", "invalid float value"), ("-m lm --max-cost -3", "Who?", "max_cost must be a number"),
     ("-m lm -o 1x", "Who?", "cannot be the name of a variable"), ("-m lm -t listt", "Who?", "name 'listt' is not defined"), ("-m nosuch/model -c notes", "Who?", "nosuch/model"),
+    ("-m lm -c 'notes", "Who?", "no closing quotation"), ("-m lm -o for", "Who?", "cannot be the name"), ("-m lm -c nothing", "Who?", "this variable is None"),
     ("-m lm --shell attic -c notes", "Who?", "shell must be"), ("-f -m lm", "Who?", "model cannot change"), ("-m lm --log-dir /dev/null/x", "Who?", "no log can be written")])
 def test_what_goes_wrong_is_one_sentence(kernel, line, cell, words): one_sentence(kernel.run(f"%%rlm {line}\n{cell}"), words)
 
@@ -87,6 +94,7 @@ def test_logs(kernel):
     name = c["data"]["text/plain"].splitlines()[1].split()[0]
     assert kernel.run(f"t = %rlm_load {name}\nt.run.query").result == repr("Where is \x1b[2J<b>Anna</b>?")
     assert kernel.run("r = %rlm_last\nr.query == t.run.query").result == "True"
+    assert len(kernel.run("%rlm_runs -n 0").result.splitlines()) > 3
     one_sentence(kernel.run("%rlm_load nothing"), "no such file")
     assert kernel.run("%rlm_runs --log-dir /nowhere").result == "no logs"
 
