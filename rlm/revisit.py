@@ -23,7 +23,7 @@ from .io import run_async, run_sync
 from .launch import ShellLimits
 from .lm import LM
 from .model import RLM, as_log
-from .replay import Past, Replay, as_limits, going_on, models_of
+from .replay import Past, Replay, as_limits, going_on, models_of, stopped
 from .result import Result
 from .session import Session
 from .trajectory import Trajectory
@@ -166,6 +166,7 @@ def branch(
     for i,e in enumerate(t):
         if not keeps(i, e): continue
         more = free if isinstance(e, (Reply, Subcall)) else dict(after=ids[e.after]) if isinstance(e, Resume) else {}
+        if isinstance(e, Cell) and e.error not in stopped("max_seconds"): more = dict(seconds=0.)
         if e.id == run.id: more = _forked(t, run, step, rlm)
         new.append(replace(e, id=ids[e.id], run=e.run and ids[e.run], parent=e.parent and ids[e.parent], time=0., **more))
     return new

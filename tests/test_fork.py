@@ -45,6 +45,7 @@ def test_a_fork_costs_what_is_new(tmp_path):
     assert len(new.children) == 1 and new.of(new.children[0].id).answer == "ALP"
     assert [o.quote for o in new.citations] == ["beta"]
     assert new.cost == r.cost and new.status == "done"
+    assert min(e.time - e.seconds for e in new if isinstance(e, (Reply, Cell, Subcall))) >= new.run.time # nothing was done before it began
     assert RLM(Replay(new), limits=Limits(max_depth=2)).completion("What is it?", "alpha beta").answer == "ALP!"
     again = new.fork(2, "FINAL(a)", context="alpha beta", model=ScriptedLM([]), sub_model=ScriptedLM([]))
     assert (again.answer, again.usage.calls) == (["XALPHA", "XBETA"], 0)
