@@ -63,11 +63,10 @@ _verdict = re.compile(r"^\W*(ACCEPT|REFUSE)\b[\s:*.]*(.*)", re.M)
 
 def read_verdict(
     text: str # of a verifier
-    ) -> str|None: # the reason for refusing, `None` to accept
-    "What a verifying model has decided; what cannot be read accepts"
-    found = _verdict.findall(text)
-    if not found or found[-1][0] == "ACCEPT": return None
-    return found[-1][1].strip() or text.strip()
+    ) -> str|bool|None: # `True` to accept, the reason for refusing, `None` if it says neither
+    "What a verifying model has decided"
+    if not (found := _verdict.findall(text)): return None
+    return found[-1][0] == "ACCEPT" or found[-1][1].strip() or text.strip()
 
 # %% ../nbs/09_judge.ipynb #265d8f85
 class Judge:
@@ -81,7 +80,7 @@ class Judge:
         ask: Callable|None=None):      # coroutine function: has `verify`, a model, reply to a prompt
         self.question,self.typed,self.verify,self.max_refusals = question,typed,verify,max_refusals
         self.evidence,self.ask,self.parsed,self.refusals = evidence,ask,None,0
-        self.verified = None # what `verify` has said last, `None` as long as it was not asked
+        self.verified = None # what `verify` has said last, `None` where it has said nothing
 
 # %% ../nbs/09_judge.ipynb #856465cb
 @patch
@@ -93,15 +92,15 @@ def parse(self:Judge, final: Final) -> Any:
 
 @patch
 async def _verdict(self:Judge, answer):
-    "Why `verify` refuses, or `None`"
+    "What `verify` says: `True`, why it refuses, or `None` for nothing"
     evidence = self.evidence()
     if isinstance(self.verify, LM):
         texts = clip(str(answer), 20_000),clip(str(evidence), 50_000)
         reply = await self.ask(self.verify, prompts.verify_prompt(self.question, *texts))
-        return reply and read_verdict(reply)
+        return read_verdict(reply or "")
     said = await in_thread(self.verify, self.question, answer, evidence)
     if inspect.isawaitable(said): said = await said
-    return None if said is None or said is True else "it does not hold." if said is False else str(said)
+    return True if said is None or said is True else "it does not hold." if said is False else str(said)
 
 @patch
 async def __call__(self:Judge, final: Final) -> str|None:
@@ -109,8 +108,9 @@ async def __call__(self:Judge, final: Final) -> str|None:
     try: self.parsed = self.parse(final)
     except AnswerError as e: return str(e)
     if self.verify is None: return None
-    why = await self._verdict(self.parsed if self.typed else final.answer)
-    self.verified = why is None
-    if why is None or self.refusals >= self.max_refusals: return None # it stands, and `verified` tells
+    self.verified = None # until it has said something of this one
+    said = await self._verdict(self.parsed if self.typed else final.answer)
+    self.verified = None if said is None else said is True
+    if self.verified is not False or self.refusals >= self.max_refusals: return None # it stands, and `verified` tells
     self.refusals += 1
-    return why
+    return clip(said, 5000)

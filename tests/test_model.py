@@ -476,7 +476,12 @@ def test_verify_by_a_model():
 
 @pytest.mark.parametrize("verify", [ScriptedLM([Fault(400, "no")]), ScriptedLM(["No verdict at all."])], ids=["error", "unreadable"])
 def test_a_verifying_model_that_fails_does_not_lose_the_answer(verify):
-    assert ask(["FINAL(Bergen)"], verify=verify).answer == "Bergen"
+    r = ask(["FINAL(Bergen)"], verify=verify)
+    assert r.answer == "Bergen" and r.verified is None # nobody has said that it holds
+
+def test_a_refusal_is_not_longer_than_an_output():
+    m = make(["FINAL(a)", "FINAL(b)"], verify=lambda q, a, e: a == "b" or "because " + "x"*100_000)
+    with m: assert m.completion("Which?", TEXT).verified and len(last(m)) < 6000
 
 def test_a_verifying_function_that_fails():
     "The user's own bug is shown, with the log so far"
