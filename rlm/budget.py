@@ -6,8 +6,8 @@
 __all__ = ['Budget']
 
 # %% ../nbs/02_budget.ipynb #3ce137b4
-import math, threading, time
-from contextlib import contextmanager
+import asyncio, math, threading, time
+from contextlib import asynccontextmanager, contextmanager
 
 from fastcore.basics import patch
 
@@ -137,6 +137,17 @@ def left_for_code(self:Budget) -> float:
     "Seconds that a cell may take"
     if self.limits.max_seconds is None: return math.inf
     return max(0., self.left() - 1.5*self._replies - min(1., self.limits.max_seconds/5)) # and for the cell to stop
+
+@patch
+@asynccontextmanager
+async def in_time(self:Budget):
+    "A block that may take the time that is left; raises `LimitExceeded`"
+    left = self.left()
+    try:
+        async with asyncio.timeout(None if left == math.inf else left) as clock: yield
+    except TimeoutError:
+        if not clock.expired(): raise
+        raise LimitExceeded("max_seconds", self.seconds, self.limits.max_seconds) from None
 
 # %% ../nbs/02_budget.ipynb #d9a52b50
 @patch

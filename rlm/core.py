@@ -339,22 +339,20 @@ def perform(self:Driver, effect):
     except BaseException as e: got = e
     return self._ran(effect, started, got)
 
-# %% ../nbs/09_core.ipynb #98c4c0d3
+# %% ../nbs/09_core.ipynb #59765ea6
 @patch
 async def _acall(self:Driver, effect):
     "A reply, in the time that is left"
     def on_text(text):
         self.trajectory.append(ReplyDelta(run=self.run.id, parent=self.run.id, step=effect.step, text=text))
-    got,left,how = [],self.budget.left(),dict(on_text=on_text) if self.streams else {}
+    got,how = [],dict(on_text=on_text) if self.streams else {}
     def after(completion): got.append(self._reply(completion, effect)) # also if nobody waits for it any more: it is paid
     with self._room(effect):
         try:
-            async with asyncio.timeout(None if left == math.inf else left) as clock:
+            async with self.budget.in_time():
                 await self.lm.acomplete(effect.messages, after=after, **how, **self.params(effect))
-        except TimeoutError:
-            if not clock.expired(): raise
-            if got: return got[0] # it has just arrived, and is paid
-            raise LimitExceeded("max_seconds", self.budget.seconds, self.budget.limits.max_seconds) from None
+        except LimitExceeded:
+            if not got: raise # else it has just arrived, and is paid
         return got[0]
 
 # %% ../nbs/09_core.ipynb #e5e621c4
@@ -388,12 +386,18 @@ async def _stopped(self:Driver, e, task, scope):
 
 # %% ../nbs/09_core.ipynb #b354901a
 @patch
+async def _in_time(self:Driver, coro):
+    "What `coro` gives, `None` if the time does not suffice"
+    with suppress(LimitExceeded):
+        async with self.budget.in_time(): return await coro
+
+@patch
 async def aperform(self:Driver, effect):
     "As `perform`, without blocking the running event loop, and with an eye on the clock"
     if isinstance(effect, Resolve): return await in_thread(self._at_hand, effect)
     if isinstance(effect, CallLM): return await self._acall(effect)
-    if isinstance(effect, Accept) and self.judge: return await self.judge(effect.final)
-    if isinstance(effect, Shorten) and self.shorten: return await self.shorten(effect)
+    if isinstance(effect, Accept) and self.judge: return await self._in_time(self.judge(effect.final))
+    if isinstance(effect, Shorten) and self.shorten: return await self._in_time(self.shorten(effect))
     if not isinstance(effect, RunCell): return self._at_hand(effect)
     started = self._started(effect)
     return self._ran(effect, started, await self._arun(effect))

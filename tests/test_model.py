@@ -479,6 +479,14 @@ def test_a_verifying_model_that_fails_does_not_lose_the_answer(verify):
     r = ask(["FINAL(Bergen)"], verify=verify)
     assert r.answer == "Bergen" and r.verified is None # nobody has said that it holds
 
+async def _slowly(q, a, e): await asyncio.sleep(60)
+
+@pytest.mark.parametrize("verify", [ScriptedLM([Slow(60, "ACCEPT")]), _slowly, lambda q, a, e: time.sleep(6)], ids=["model", "coroutine", "function"])
+def test_a_verifier_has_as_long_as_the_run(verify):
+    start,m = time.monotonic(),make(["FINAL(Bergen)"], verify=verify, limits=Limits(max_seconds=1.5))
+    with m: r = m.completion("Which?", TEXT)
+    assert (r.answer, r.verified) == ("Bergen", None) and time.monotonic() - start < 5
+
 def test_a_refusal_is_not_longer_than_an_output():
     m = make(["FINAL(a)", "FINAL(b)"], verify=lambda q, a, e: a == "b" or "because " + "x"*100_000)
     with m: assert m.completion("Which?", TEXT).verified and len(last(m)) < 6000
@@ -585,6 +593,13 @@ def test_compaction_that_fails_does_no_harm():
         return "FINAL(done)" if len(messages) > 12 else tool_call(f"print('word '*300, {len(messages)})", id=f"c{len(messages)}")
     r = compacting(root, compact=0.8).completion("Which?", TEXT)
     assert r.answer == "done" and not of(r, Summary)
+
+def test_a_summary_has_as_long_as_the_run():
+    def root(messages, tools):
+        return Slow(60, "late") if "nearly too long" in messages[-1]["content"] else tool_call(f"print('word '*300, {len(messages)})", id=f"c{len(messages)}")
+    start = time.monotonic()
+    r = compacting(root, compact=0.8, limits=Limits(max_seconds=2)).completion("Which?", TEXT)
+    assert r.limit == "max_seconds" and time.monotonic() - start < 6
 
 def test_compaction_in_a_session():
     def root(messages, tools):
