@@ -177,16 +177,19 @@ def toolloop(
 def directloop(
     text: str,   # the context
     prompt: str, # the question
-    tries: int=3
+    tries: int=3,
+    max_steps: int=10 # as for `toolloop`
     ) -> Generator: # as from `toolloop`
     "Ask about a text that goes along"
-    messages = [dict(role="user", content=f"{text}\n\n{prompt}")]
-    for step in range(1, tries+1):
-        reply = yield CallLM(messages, step, tools=False)
-        final = Final(answer=reply.message.get("content") or "", how="direct")
+    messages,best = [dict(role="user", content=f"{text}\n\n{prompt}")],None
+    for step in range(1, min(tries, max_steps)+1):
+        try: reply = yield CallLM(messages, step, tools=False)
+        except LimitExceeded as e: return Final(answer=best, how="fallback"),e.type
+        best = reply.message.get("content") or ""
+        final = Final(answer=best, how="direct")
         if (why := (yield Accept(final))) is None: return final,None
         messages = [*messages, reply.message, dict(role="user", content=prompts.note_refused(why))]
-    return Final(answer=final.answer, how="fallback"),None
+    return Final(answer=best, how="fallback"),"max_steps" if tries > max_steps else None
 
 # %% ../nbs/09_core.ipynb #cd0e6e4c
 class Driver:

@@ -88,7 +88,7 @@ class RLM:
         max_output: int=5000,      # characters the model is shown of one cell, head and tail
         offload: bool|int=False,   # keep outputs of more characters (`True`: 5,000) in variables
         preview: int=0,            # characters of the context to show the model at once, spaced over it
-        direct_below: int=0,       # tokens; a shorter context goes straight to the model
+        direct_below: int=0,       # tokens; a shorter context goes straight to the model, if half of its window suffices
         compact: bool|float=False, # sum up the conversation at this share of the model's window (`True`: 0.8)
         cache: bool|str|Path|Cache|None=None, # of sub-calls; default: within a question; `True` or a path: on disk; `False`: none
         verify: str|LM|Callable|None=None, # a model, or a function of question, answer, `Evidence`: `None`, or why not

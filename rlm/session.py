@@ -409,7 +409,7 @@ def _short_context(self:Session):
     "The text of the context if it is short enough to be sent directly"
     n,past = self.rlm.direct_below,self.past
     self.context = load_context(self.context)
-    text = as_text(self.context)
+    text,n = as_text(self.context),min(n, (self.lm.window or 2*n)//2)
     fits = past or text is not None and len(text) <= 8*n and self.lm.count(text) <= n
     if not fits: return None
     self.trajectory.contexts = dict(context=self.context)
@@ -427,7 +427,7 @@ def _direct(self:Session, text, query, typed):
         dialect="direct", shell="", prompt=with_type(f"Question: {query.strip()}", typed), settings=self._settings())
     driver = Driver(self._lm_for(self.run), [], None, self.trajectory, self.run, self.budget)
     driver.judge,driver.streams = self.judge,self.streams
-    return driver,directloop(text, self.run.prompt)
+    return driver,directloop(text, self.run.prompt, 1 + max(2, o.max_refusals), o.limits.max_steps)
 
 # %% ../nbs/09_session.ipynb #15565381
 LONG = 4000 # characters of a question; more of them are a text

@@ -534,6 +534,22 @@ def test_direct_never_right():
     r = ask(["No", "No", "No"], response_format=int, direct_below=1000)
     assert r.parsed is None and r.status == "fallback" and r.answer == "No"
 
+def test_direct_within_limits():
+    "What was said before a limit is the answer, as with a shell"
+    r = ask(["1986", "1987"], direct_below=1000, limits=Limits(max_tokens=10))
+    assert (r.answer, r.status, r.limit) == (None, "limit", "max_tokens")
+    r = ask(["1986", Slow(60, "1987")], direct_below=1000, limits=Limits(max_seconds=1.5), verify=lambda q, a, e: a == "1987")
+    assert (r.answer, r.status, r.limit) == ("1986", "limit", "max_seconds")
+    r = ask(["1986", "1987"], direct_below=1000, limits=Limits(max_steps=1), verify=lambda q, a, e: a == "1987")
+    assert (r.answer, r.status, r.limit) == ("1986", "limit", "max_steps")
+    r = ask(list("abcdef"), direct_below=1000, verify=lambda q, a, e: a == "f", max_refusals=5)
+    assert (r.answer, r.verified, r.steps) == ("f", True, 6)
+
+def test_direct_only_with_half_of_the_window_free():
+    for window,how in ((200, "code"), (2000, "direct")):
+        with RLM(ScriptedLM([tool_call("FINAL(1)")] if how == "code" else ["1987"], window=window), direct_below=1000) as m:
+            assert m.completion("When?", TEXT).how == how
+
 def test_direct_only_where_it_fits():
     assert ask([">>>FINAL(1)"], direct_below=10).how == "code"
     assert ask([">>>FINAL(1)"], context=dict(a=5), direct_below=1000).how == "code"
