@@ -105,6 +105,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'rlm.batch._fresh': ('batch.html#_fresh', 'rlm/batch.py'),
                            'rlm.batch._interruptible': ('batch.html#_interruptible', 'rlm/batch.py'),
                            'rlm.batch._is_messages': ('batch.html#_is_messages', 'rlm/batch.py'),
+                           'rlm.batch._listed': ('batch.html#_listed', 'rlm/batch.py'),
                            'rlm.batch._open': ('batch.html#_open', 'rlm/batch.py'),
                            'rlm.batch._packed': ('batch.html#_packed', 'rlm/batch.py'),
                            'rlm.batch._paths': ('batch.html#_paths', 'rlm/batch.py'),

@@ -56,6 +56,8 @@ def as_item(
     if not isinstance(o, dict) or "query" not in o or not {*o} <= _keys: raise InputError(
         "A question of a batch is a string, a pair of question and context, or a dict with query and perhaps context, "
         f"response_format and id, not {o!r:.200}")
+    if not isinstance(o["query"], str) and not _is_messages(o["query"]): raise InputError(
+        f"A question must be a string, or a list of messages with role and content, not {o['query']!r:.200}")
     item = Item(**dict(context=context, response_format=response_format) | o)
     if item.response_format is not None: AnswerType(item.response_format)
     item.id = None if item.id is None else str(item.id)
@@ -470,6 +472,12 @@ async def run(self:Batch) -> list:
         if tasks: await asyncio.wait(tasks, timeout=3)
 
 # %% ../nbs/10_batch.ipynb #40e724fb
+def _listed(items):
+    "A list; raises `InputError` for a single question, whose letters would be asked one by one"
+    if isinstance(items, (str, dict)) or not hasattr(items, "__iter__"): raise InputError(
+        f"The questions of a batch must be a list, not {type(items).__name__}: batch([question])")
+    return list(items)
+
 def _checked(executor, n):
     "Raise `InputError` for what is no executor, or no number of questions"
     if executor is not None and not hasattr(executor, "submit"): raise InputError(
@@ -494,7 +502,7 @@ def batch(
     log_dir: str|Path|None=None # where each question has its log, and is not asked again; default: that of `rlm`
     ) -> list:                # of `Result`, in order
     "Answer many questions; errors are results with status \"error\". Ctrl-C stops everything, and keeps the logs"
-    items = list(items)
+    items = _listed(items)
     with Watch(len(items), progress) as watch, Scope() as scope:
         try: return run_sync(_batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir))
         finally: scope.wait(1.5) # after an interrupt, for the logs to be ended
@@ -503,7 +511,7 @@ def batch(
 async def abatch(rlm, items: Iterable, context: Any=None, response_format: Any=None, executor: Executor|None=None,
                  max_concurrency: int=8, progress: bool|None=None, log_dir: str|Path|None=None) -> list:
     "`batch` to `await`; cancelling the task stops everything"
-    items = list(items)
+    items = _listed(items)
     with Watch(len(items), progress) as watch, Scope() as scope:
         job = _batch(rlm, items, context, response_format, watch, executor, max_concurrency, log_dir)
         try: return await run_async(job)

@@ -77,8 +77,11 @@ def test_nothing_to_do(executor): assert batch(RLM("offline/extractive"), [], ex
 
 def test_mistakes_cost_nothing(server):
     rlm = over(server)
-    for bad in (3, dict(question="Who?"), dict(query="Who?", contxt="x"), dict(query="Who?", response_format=3), ["a", "b", "c"]):
+    for bad in (3, dict(question="Who?"), dict(query="Who?", contxt="x"), dict(query="Who?", response_format=3), ["a", "b", "c"],
+                (Path("f.txt"), "Who?"), (["a", "b"], "Who?"), dict(query=None), dict(query=[])):
         with pytest.raises(InputError): batch(rlm, [("How many?", "a"), bad])
+    for bad in ("Who?", dict(query="Who?"), None, 3):
+        with pytest.raises(InputError, match="list"): batch(rlm, bad)
     with pytest.raises(InputError, match="get_executor"): batch(rlm, ["Who?"], executor=object())
     with pytest.raises(InputError, match="max_concurrency"): batch(rlm, ["Who?"], max_concurrency=0)
     with pytest.raises(InputError, match="gone.txt"): batch(rlm, ["Who?"], context=Path("gone.txt"))
