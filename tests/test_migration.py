@@ -8,7 +8,7 @@ import pytest
 
 page = Path(__file__).resolve().parent.parent/"nbs"/"explanations"/"migrating.ipynb"
 modules = """trajectory prompts budget cache lm offline files context typed reading cell shell launch sandbox routing subcalls tools reply
-    judge result core session model view benchmarks""".split()
+    judge result core session model view page export environment benchmarks""".split()
 requests = "max_tokens temperature timeout extra_headers api_version".split() # what goes along with every request to a model
 
 def markdown():
