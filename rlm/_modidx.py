@@ -684,6 +684,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'rlm.judge.Judge.__init__': ('judge.html#judge.__init__', 'rlm/judge.py'),
                            'rlm.judge.Judge._verdict': ('judge.html#judge._verdict', 'rlm/judge.py'),
                            'rlm.judge.Judge.parse': ('judge.html#judge.parse', 'rlm/judge.py'),
+                           'rlm.judge._source_text': ('judge.html#_source_text', 'rlm/judge.py'),
                            'rlm.judge.as_cited': ('judge.html#as_cited', 'rlm/judge.py'),
                            'rlm.judge.read_verdict': ('judge.html#read_verdict', 'rlm/judge.py')},
             'rlm.launch': { 'rlm.launch.ControlGroup': ('launch.html#controlgroup', 'rlm/launch.py'),

@@ -14,10 +14,10 @@ from fastcore.basics import patch
 
 from . import prompts
 from .cell import clip
-from .events import AnswerError, Citation, Final
+from .events import AnswerError, Citation, Final, InputError
 from .io import in_thread
 from .lm import LM
-from .reading import Place, show_source
+from .reading import fold, part_at, Place, show_source
 from .trajectory import Trajectory
 from .typed import AnswerType
 
@@ -38,6 +38,12 @@ class Cited:
         at = f"{self.context}[{self.source!r}]" if self.source is not None else self.context
         return self.text or f"{at}, characters {self.start:,} to {self.end:,}: {self.quote}"
 
+def _source_text(e, place, context):
+    "What stands at `place`, if that is still what was cited"
+    try: there = part_at(context, place.source)[place.start:place.end]
+    except InputError: return "" # no such part any more
+    return str(show_source(context, place)) if fold(there) == fold(e.quote) else ""
+
 def as_cited(
     e: Citation,
     contexts: dict # values by variable
@@ -45,7 +51,7 @@ def as_cited(
     "A citation of the log with its source"
     if e.start is None: return Cited(e.quote, False, e.context)
     place = Place(e.source, e.start, e.end)
-    text = str(show_source(contexts[e.context], place)) if e.context in contexts else ""
+    text = _source_text(e, place, contexts[e.context]) if e.context in contexts else ""
     return Cited(e.quote, True, e.context, e.source, e.start, e.end, text)
 
 # %% ../nbs/09_judge.ipynb #20ca36ad

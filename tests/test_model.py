@@ -664,6 +664,15 @@ def test_citations_of_added_contexts_and_of_children():
         r = s.completion("And?")
         assert r.citations == [] and r.answer == "c" and len(of(r, Citation)) == 1
 
+@pytest.mark.parametrize("context,change", [({"a": "Acme was late"}, "context.clear()"), ({"a": "Acme was late"}, "context['a'] = 'short'"),
+    (["Acme was late"], "context.pop()"), (["Acme was late"], "context.insert(0, 'Of all the suppliers')"), ([dict(text="Acme was late")], "context[0] = 5")])
+def test_citations_of_what_code_has_changed(context, change):
+    "The answer stands, and no other text is shown as the source"
+    seen = []
+    r = ask([f">>>cite('late')\n{change}\nFINAL('Acme')"], context=context, verify=lambda q, a, e: seen.append(str(e)))
+    c, = r.citations
+    assert r.answer == "Acme" and (c.found, c.start, c.text) == (True, 9, "") and "characters 9 to 13: late" in str(c) and seen and r._repr_html_()
+
 @pytest.mark.parametrize("quote", ["5", "''", "None", "['a']", "'x' * 50_000", "chr(0xd800)"])
 def test_odd_quotes(quote):
     for shell in ("inprocess", "process"):
