@@ -120,10 +120,9 @@ class RunStream:
     def _put(self, event):
         with self._lock:
             waiting,self._waiting = self._waiting,None
-            if waiting is None or not waiting.set_running_or_notify_cancel(): # nobody waits, or not any more
-                self._events.append(event)
-                return
-        waiting.set_result(event)
+            waits = waiting is not None and waiting.set_running_or_notify_cancel() # and still does
+            if event is None or not waits: self._events.append(event) # the end also for whoever asks again
+        if waits: waiting.set_result(event)
 
     def _end(self, job):
         if not job.cancelled() and not job.exception(): self.result = job.result()
@@ -144,7 +143,7 @@ def _next(self:RunStream) -> Future:
     with self._lock:
         if self._events: next_.set_result(self._events[0])
         else: self._waiting = next_
-        if self._events and self._events[0] is not None: self._events.popleft() # the end stays, for whoever asks again
+        if self._events and self._events[0] is not None: self._events.popleft() # the end stays
     return next_
 
 @patch

@@ -758,6 +758,14 @@ def test_leaving_the_loop_stops_the_run(shell):
     while m.last is None and time.monotonic() < deadline: time.sleep(0.01)
     assert m.last.status == "cancelled" and len(m.models[0].requests) == 1
 
+def test_a_stream_is_over_for_whoever_asks_again():
+    "The end is there for every loop, in whatever way, and an error is raised by each"
+    async def rest(stream): return [e async for e in stream]
+    ok,failing = make(["FINAL(1)"]).stream("Which?", TEXT),make([Fault(400)]).stream("Which?", TEXT)
+    assert len(list(ok)) > 2 and list(ok) == asyncio.run(asyncio.wait_for(rest(ok), 5)) == [] and ok.result.answer == "1"
+    for _ in range(2):
+        with pytest.raises(LMError): list(failing)
+
 def test_a_stream_with_an_error():
     m = make(["no code", Fault(400, "bad day")])
     events = []
