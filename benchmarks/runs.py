@@ -1,9 +1,10 @@
 "Many runs at once, what a step leaves in memory, and what the root model is sent."
-import asyncio, gc, time, tracemalloc
+import asyncio, gc, tracemalloc
 
-from benchmarks.measure import LINE, MODEL, Row, model_server
+from benchmarks.measure import LINE, MODEL, Row, interleaved, model_server, seconds
 from rlm import RLM, Limits
-from rlm.lm import LM
+from rlm.io import io_loop
+from rlm.lm import LM, litellm_module
 from rlm.offline import ScriptedLM, Slow, tool_call
 
 RUNS,AT_ONCE,STEPS,LATENCY = 200,32,3,0.1
@@ -20,26 +21,36 @@ def scripted(messages, tools):
     return Slow(LATENCY, tool_call(LOOK if stepped(messages) < STEPS-1 else "FINAL(n)"))
 
 
-def together(lm):
+def timed(one, run=asyncio.run):
     "Seconds for many runs, some at a time"
-    rlm = RLM(lm, limits=Limits(max_steps=STEPS))
-    async def ask(slots):
-        async with slots: r = await rlm.acompletion("How long is it?", LINE*100)
-        assert r.steps == STEPS, r
+    litellm_module() # whose import takes its time on a thread of its own
     async def all_of(n):
         slots = asyncio.Semaphore(AT_ONCE)
-        await asyncio.gather(*(ask(slots) for _ in range(n)))
-    asyncio.run(all_of(AT_ONCE))
-    start = time.perf_counter()
-    asyncio.run(all_of(RUNS))
-    took = time.perf_counter() - start
-    rlm.close()
-    return took
+        async def ask():
+            async with slots: await one()
+        await asyncio.gather(*(ask() for _ in range(n)))
+    run(all_of(AT_ONCE))
+    return seconds(run, all_of(RUNS))
+
+
+def together(lm):
+    "Seconds for our runs"
+    async def one(): assert (r := await rlm.acompletion("How long is it?", LINE*100)).steps == STEPS, r
+    with RLM(lm, limits=Limits(max_steps=STEPS)) as rlm: return timed(one)
+
+
+def bare(url):
+    "Seconds for as many calls by LiteLLM alone, three after one another"
+    messages = [dict(role="user", content=LINE*50)]
+    async def one():
+        for _ in range(STEPS): await litellm_module().acompletion(MODEL, messages, base_url=url, api_key="none")
+    return timed(one, lambda coro: asyncio.run_coroutine_threadsafe(coro, io_loop()).result())
 
 
 def over_http():
-    "The same with the model on the other side of a socket"
-    with model_server(tool_call(LOOK), LATENCY) as url: return together(LM(MODEL, base_url=url, max_concurrency=AT_ONCE))
+    "Ours, and LiteLLM alone, with the model on the other side of a socket"
+    with model_server(tool_call(LOOK), LATENCY) as url:
+        return interleaved(3, lambda: together(LM(MODEL, base_url=url, max_concurrency=AT_ONCE)), lambda: bare(url))
 
 
 def memory_per_step(steps=100):
@@ -76,9 +87,11 @@ def sent(**options):
 
 def rows():
     "Throughput, memory, prompts"
-    http,alone = [over_http() for _ in range(3)],[together(ScriptedLM(scripted)) for _ in range(3)]
+    (http,litellm),alone = over_http(),[together(ScriptedLM(scripted)) for _ in range(3)]
     what = f"{RUNS} runs of {STEPS} steps at {1000*LATENCY:g} ms, {AT_ONCE} at a time, over the ideal"
-    res = [Row(what, http, [IDEAL]*3, "s", target=1.2), Row("the same without HTTP and LiteLLM", alone, [IDEAL]*3, "s", target=1.2),
+    res = [Row(what, http, [IDEAL]*3, "s", target=1.2),
+           Row("as many calls by litellm.acompletion alone", litellm, [IDEAL]*3, "s"),
+           Row("the runs without HTTP and LiteLLM", alone, [IDEAL]*3, "s", target=1.2),
            Row("memory that a step leaves", [memory_per_step()], unit="KB", compare="value", target=100)]
     tokens = {k: prompt_tokens(n) for k,n in SIZES.items()}
     least = tokens["10 KB"]
