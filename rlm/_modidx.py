@@ -1764,6 +1764,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rlm.trajectory._Elsewhere.__init__': ('trajectory.html#_elsewhere.__init__', 'rlm/trajectory.py'),
                                 'rlm.trajectory._events': ('trajectory.html#_events', 'rlm/trajectory.py'),
                                 'rlm.trajectory._listed': ('trajectory.html#_listed', 'rlm/trajectory.py'),
+                                'rlm.trajectory._misplaced': ('trajectory.html#_misplaced', 'rlm/trajectory.py'),
                                 'rlm.trajectory._n': ('trajectory.html#_n', 'rlm/trajectory.py'),
                                 'rlm.trajectory._not_event': ('trajectory.html#_not_event', 'rlm/trajectory.py'),
                                 'rlm.trajectory._opening': ('trajectory.html#_opening', 'rlm/trajectory.py'),

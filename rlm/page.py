@@ -408,6 +408,7 @@ def _repr_html_(self:Event) -> str|None:
     if isinstance(self, Reply): return Step(self, [], [], [])._repr_html_()
     if isinstance(self, Subcall): return d.framed(d.call(self, opened=True))
     if isinstance(self, Cell): return d.framed(d.cell(self))
+    if isinstance(self, Run): return d.framed(fold(esc(_line(self.query)), d.setting(Trajectory(events=[self])), opened=True))
     return d.framed(d.answer(self.answer)) if isinstance(self, Final) else None
 
 # %% ../nbs/10_page.ipynb #f32e6af1
@@ -481,7 +482,7 @@ def setting(self:Drawing, t: Trajectory) -> str:
     r = t.run
     names = "shell dialect tools context added answer_type settings origin".split()
     facts = {o: getattr(r, o) for o in names} | dict(limits={k:v for k,v in r.limits.items() if v is not None})
-    facts = {k:v for k,v in facts.items() if v} | (dict(log=str(t.path)) if t.path else {})
+    facts = {k:v for k,v in facts.items() if v} | (dict(log=str(t.log)) if t.log else {})
     texts = {"system prompt": r.system, "first message": r.prompt, "set-up": answer_text(facts)}
     def part(k, v): return fold(k, self.text("out", v), [counted(len(v), "character")], cls="call")
     return "".join(part(k, v) for k,v in texts.items() if v)

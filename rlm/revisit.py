@@ -76,7 +76,7 @@ def _open(log):
     "The log, and the last question in it as it is now"
     t = as_log(log)
     asked = [e for e in t.own() if isinstance(e, (Run, Resume))]
-    if t.run is None: raise InputError(f"{t.path or 'This log'}: there is no run in it.")
+    if t.run is None: raise InputError(f"{t.log or 'This log'}: there is no run in it.")
     return t,replace([e for e in asked if isinstance(e, Run)][-1], limits=asked[-1].limits)
 
 def _going_on(log, model, limits, kwargs):
@@ -175,7 +175,7 @@ def _forked(t, run, step, rlm):
     "What is new with a run"
     kept = {k: v for k,v in run.settings.items() if k not in _options and k != "models"}
     was = run.origin["limits"] if run.origin and "limits" in run.origin else run.limits
-    origin = dict(log=t.path and str(t.path), run=run.id, step=step, limits=was) # which have refused what is not there
+    origin = dict(log=t.log and str(t.log), run=run.id, step=step, limits=was) # which have refused what is not there
     settings = rlm.settings() | kept
     return dict(origin=origin, limits=vars(rlm.limits), settings=settings, model=rlm.models[0].model,
                 sub_model=rlm.lm_at(1).model)

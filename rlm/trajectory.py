@@ -28,6 +28,7 @@ class Trajectory:
         path: str|Path|None=None, # where to keep it as JSON lines; nothing is written without one
         events: Iterable[Event]=()): # events that are already recorded
         self.path,self.events = Path(path) if path else None,list(events)
+        self.log = self.path # also of a part, which has no file of its own
         self._parents,self._ended = {},set() # runs by id: whose they are, and which are over
         self._going = defaultdict(dict) # the runs that are not over, by the one that started them
         for e in self.events: self._place(e)
@@ -210,12 +211,17 @@ def _events(lines):
         else:
             if e.id < 1: bad[i] = _not_event(line)
             elif e.id in ids: bad[i] = f"the id {e.id!r:.20} is taken: two programs have written here"
-            elif isinstance(e, Run) and (e.run == e.id or e.id in runs): bad[i] = "this run begins after what it has started"
+            elif isinstance(e, Run) and (wrong := _misplaced(e, ids, runs)): bad[i] = wrong
             else: events.append(e)
             ids.add(e.id)
             runs.add(e.run)
     if lines and (v := _version(lines[0])) > VERSION: bad[1] = f"written in version {v} of this format: update rlm to read it"
     return events,bad
+
+def _misplaced(run, ids, runs):
+    "Why a run cannot begin where it does"
+    if run.run == run.id or run.id in runs: return "this run begins after what it has started"
+    if run.run is not None and run.run not in ids: return "this run was started by one that is not in the log"
 
 def _version(line):
     try: return int(json.loads(line).get("version", 1))
@@ -254,7 +260,7 @@ def of(self:Trajectory,
         if isinstance(e, Run) and e.run in tree: tree.add(e.id)
         if e.id == run or e.run in tree: res.append(e)
     part = Trajectory(events=res)
-    part.contexts = self.contexts
+    part.log,part.contexts = self.log,self.contexts
     return part
 
 # %% ../nbs/01_trajectory.ipynb #920528dd

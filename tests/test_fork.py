@@ -49,7 +49,8 @@ def test_a_fork_costs_what_is_new(tmp_path):
     assert RLM(Replay(new), limits=Limits(max_depth=2)).completion("What is it?", "alpha beta").answer == "ALP!"
     again = new.fork(2, "FINAL(a)", context="alpha beta", model=ScriptedLM([]), sub_model=ScriptedLM([]))
     assert (again.answer, again.usage.calls) == (["XALPHA", "XBETA"], 0)
-    assert again.trajectory.run.origin["log"] == str(tmp_path/"fork.jsonl")
+    assert again.trajectory.run.origin["log"] == r.trajectory.fork(2, "FINAL(a)", model=ScriptedLM([]),
+        sub_model=ScriptedLM([])).trajectory.run.origin["log"] == str(tmp_path/"fork.jsonl")
     with pytest.raises(InputError, match="there is such a file already"): t.fork(3, log=tmp_path/"fork.jsonl", model=lm, sub_model=lm)
 
 @pytest.mark.parametrize("dialect", ["tools", "fenced"])

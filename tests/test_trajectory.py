@@ -204,7 +204,7 @@ bad_lines = dict(text="GET /index.html 200", empty="", number="5", null="null", 
     same_id=but(CELL, id=2), id_is_text=but(CELL, id="3"), id_is_none=but(CELL, id=None), id_is_float=but(CELL, id=3.0), id_is_negative=but(CELL, id=-3), run_is_a_list=but(CELL, run=[1]), parent_is_a_dict=but(CELL, parent={}),
     output=but(CELL, output=None), code=but(CELL, code=5), displays=but(CELL, displays="none"), message=but(REPLY, id=9, message="text"), said_a_number=but(REPLY, id=9, message=dict(content=5)),
     said_a_list=but(REPLY, id=9, message=dict(content=[dict(type="text", text="c")])),
-    calls=but(REPLY, id=9, message=dict(content="x", tool_calls=[5])), usage=but(REPLY, id=9, usage=5), tokens=but(REPLY, id=9, usage=dict(prompt_tokens="many")), no_tokens=but(REPLY, id=9, usage=dict(calls=None)), model=but(REPLY, id=9, model=["m"]), own_child=but(RUN, id=9, run=9),
+    calls=but(REPLY, id=9, message=dict(content="x", tool_calls=[5])), usage=but(REPLY, id=9, usage=5), tokens=but(REPLY, id=9, usage=dict(prompt_tokens="many")), no_tokens=but(REPLY, id=9, usage=dict(calls=None)), model=but(REPLY, id=9, model=["m"]), own_child=but(RUN, id=9, run=9), orphan=but(RUN, id=9, run=77),
     too_late=but(RUN, id=1), binary=b"\x80\x04\x95\xff\x00\x01PNG\r", utf16=CELL.encode("utf-16-le").replace(b"\n", b""), huge=b"x"*3_000_000)
 
 @pytest.mark.parametrize("name", bad_lines)
@@ -220,11 +220,12 @@ def test_a_bad_line_is_named_and_may_be_left_out(name, tmp_path):
 
 def test_runs_that_started_each_other_are_refused(tmp_path):
     (tmp_path/"l.jsonl").write_text(but(RUN, run=2) + "\n" + but(RUN, id=2, run=1) + "\n")
-    with pytest.raises(InputError, match="line 2: this run begins after"): Trajectory.load(tmp_path/"l.jsonl")
-    t = load(tmp_path/"l.jsonl", skip=True)
-    assert len(t.runs) == 1 and folds(t)
-    t.path = None
-    t.append(End(run=1))
+    with pytest.raises(InputError, match="line 1: this run was started by one .* up to line 2"): Trajectory.load(tmp_path/"l.jsonl")
+
+def test_the_child_of_a_run_that_is_not_there_is_not_taken_for_it(tmp_path):
+    (tmp_path/"l.jsonl").write_text("\n".join([REPLY, but(RUN, id=7, run=1), but(REPLY, id=8, run=7), ""]))
+    with pytest.raises(InputError, match="line 2: this run was started by one that is not in the log"): Trajectory.load(tmp_path/"l.jsonl")
+    with pytest.warns(LogWarning): assert Trajectory.load(tmp_path/"l.jsonl", skip=True).run is None
 
 @pytest.mark.parametrize("content,match", [(b"%PDF-1.7\n\xff\xfe\n%%EOF", "line 1: not an event"), (b"\x00"*1000, "line 1: not an event"), (b"no line", "line 1: not an event"), (b'{"id": 1}\n', "line 1: "), (b"\n\n\n", "line 1: .*2 more, up to line 3"),
     (b'[{"kind": "run", "id": 1}]\n', "line 1: "), (json.dumps(dict(cells=[], nbformat=4), indent=1).encode(), "line 1: "), (but(RUN, version=VERSION+1).encode() + b"\n" + REPLY.encode() + b"\n", f"version {VERSION+1} of this format: update"),
