@@ -459,8 +459,8 @@ def _head(self:Diff):
     "How far the runs are the same, in a sentence"
     n,(x,y) = self.same,self.parted or (None, None)
     if self.parted is None: how = f"All {counted(n, 'step')} are the same." if n else "Neither has taken a step."
-    elif not (x and y): how = f"After {counted(n, 'step')} that are the same, the {'first' if x else 'second'} goes on."
-    else: how = f"They part at step {n+1}" + (f", after {counted(n, 'step')} that are the same." if n else ".")
+    elif not (x and y): how = f"After {counted(n, 'step')} in common, the {'first' if x else 'second'} goes on."
+    else: how = f"They part at step {n+1}" + (f", after {counted(n, 'step')} in common." if n else ".")
     for name,t in (("first", self.a), ("second", self.b)):
         if t.run and t.run.origin: how += f" The {name} is a fork{forked_from(t.run).removeprefix(', forked')}."
     return visible(how)
