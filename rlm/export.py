@@ -466,7 +466,9 @@ def to_chats(self:Trajectory,
 def _as_run(o):
     "A trajectory, from itself, a result, or the path of a log"
     if isinstance(o, (str, Path)): return Trajectory.load(o, skip=True)
-    return getattr(o, "trajectory", o)
+    t = getattr(o, "trajectory", o)
+    if isinstance(t, Trajectory): return t
+    raise InputError(f"Chats are made of several runs: [...] of trajectories, results or paths of logs, not {o!r:.80}")
 
 def chats(
     runs: Iterable,           # trajectories, results, or paths of logs

@@ -218,6 +218,8 @@ def test_chats_of_root_and_children(rich):
 def test_chats_of_many_logs(rich, tmp_path):
     path = chats([rich.path, rich], tmp_path/"all.jsonl")
     assert [json.loads(o) for o in path.read_text().splitlines()] == rich.to_chats() * 2
+    for odd in (rich, [None]):
+        with pytest.raises(InputError, match="Chats are made of several runs"): chats(odd)
     assert chats([rich], keep="limit") == [] and len(chats([rich], keep=lambda t: "12 days" in t.answer)) == 1
 
 def test_a_fenced_run_has_no_tools():
