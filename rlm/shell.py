@@ -493,7 +493,8 @@ def _keep(self: ResultShell, r):
     self.results += 1
     while f"_result_{self.results}" in self.user_ns: self.results += 1
     r.kept = f"_result_{self.results}"
-    self.user_ns[r.kept] = clip(text, _most_kept)
+    if r.elided: r.stdout, r.stderr = (clip(o, self.keep*9//10) for o in (r.stdout, r.stderr)) # to be printable
+    self.user_ns[r.kept] = clip(r.whole_text(), _most_kept)
 
 @patch
 def _echo(self: ResultShell, value):

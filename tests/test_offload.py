@@ -59,6 +59,16 @@ def test_what_is_kept_is_not_kept_again(make, home):
     assert sh.run(lines(3000, "other")).kept == "_result_2"
 
 @pytest.mark.parametrize("home", homes)
+def test_what_was_too_long_to_keep_whole_is_not_kept_again(make, home):
+    "What was cut when it was kept can be printed without being cut once more"
+    sh = make(home, offload=1000)
+    sh.run("print('ab ' * 1_000_000)")
+    assert "elided" in sh.resolve("_result_1")
+    for code in ("print(_result_1)", "print('Here:', _result_1)", "_result_1"):
+        r = sh.run(code)
+        assert r.kept is None and "page 1 of" in r.text() and list(sh.variables()) == ["_result_1"], code
+
+@pytest.mark.parametrize("home", homes)
 def test_everything_that_is_read_counts(make, home):
     sh = make(home, offload=1000)
     assert sh.run("list(range(600))").kept == "_result_1" and sh.resolve("_result_1").startswith("[0,")
