@@ -86,7 +86,7 @@ class SubLM:
     def __init__(self,
         lm: LM|None,        # `None`: calls raise an error saying that there is no model
         cache: Any=None,    # a `Cache` for replies
-        on_fanout: Callable|None=None, # is given a `Fanout`; what it answers with `False` is not made
+        on_fanout: Callable|None=None, # is given a `Fanout`; only `True` or `None` lets it start
         child: Callable|None=None, # coroutine function that runs a child: (question, context, answer type) -> its answer
         max_children: int=8, # that run at once
         system: str|None=None, # said before each prompt
@@ -126,7 +126,7 @@ def _plan(self:SubLM, lm, weights):
 @patch
 def _approved(self:SubLM, plan):
     "Raise `InputError` if a batch is not wanted"
-    if self.on_fanout is None or plan.calls < 2 or self.on_fanout(plan) is not False: return
+    if self.on_fanout is None or plan.calls < 2 or self.on_fanout(plan) in (None, True): return
     raise InputError(f"A batch of {plan.calls:,} calls ({plan.tokens:,} tokens, {fmt_cost(plan.cost)}) was not approved: "
                      "ask for less.")
 

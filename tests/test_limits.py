@@ -231,6 +231,14 @@ def test_on_fanout_that_fails_makes_no_calls():
     r = ask([">>>llm_query_batched(['a', 'b'])", "FINAL(no)"], lambda m, t: "x", on_fanout=fails)
     assert r.answer == "no" and r.sub_calls == 0 and "who knows" in of(r, Cell)[0].output
 
+@pytest.mark.parametrize("said", [0, "", "no", [], "async"])
+def test_on_fanout_says_yes_or_nothing(said):
+    "Whatever else it answers refuses the batch, as does a coroutine, whose answer nobody has waited for"
+    async def later(plan): return False
+    approve = later if said == "async" else lambda plan: said
+    r = ask([">>>llm_query_batched(['a', 'b'])", "FINAL(no)"], lambda m, t: "x", on_fanout=approve)
+    assert r.answer == "no" and r.sub_calls == 0 and "not approved" in of(r, Cell)[0].output
+
 def test_on_fanout_of_children():
     plans = []
     r = ask([">>>rlm_query_batched(['a', 'b'], ['c', 'd'])", "FINAL(no)"], lambda m, t: "x", on_fanout=lambda p: plans.append(p) or False, limits=dict(max_depth=2))
