@@ -116,8 +116,8 @@ def add(self:Session,
     ) -> str:
     "Put another context into the shell; gives the name of its variable"
     self.open()
-    name = name or f"context_{len(self.shell.contexts)}"
-    taken = self.shell.functions | model_functions() | reading_functions() | self.shell.contexts
+    name = str(name or f"context_{len(self.shell.contexts)}")
+    taken = {"answer", *self.shell.functions, *model_functions(), *reading_functions(), *self.shell.contexts}
     if not name.isidentifier() or keyword.iskeyword(name) or name in taken or name.startswith("_"):
         raise InputError(f"{name!r} cannot be the name of a context: it is no name, or taken")
     value = load_context(context)
