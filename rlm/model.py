@@ -23,7 +23,7 @@ from .cache import Cache
 from .context import ContextWarning
 from .events import Event, InputError, Limits, Reply, Subcall, Usage
 from .launch import ShellLimits
-from .lm import LM
+from .lm import LM, as_lm
 from .logs import new_log
 from .result import Result, RunStream
 from .session import LONG, Session, as_whole
@@ -36,9 +36,10 @@ def _functions(**given):
     for name,o in given.items():
         if o is not None and not callable(o): raise InputError(f"{name} must be a function, not {o!r:.80}")
 
-def _amounts(**given):
+def _amounts(least=0, **given):
     for name,o in given.items():
-        if not isinstance(o, int) or o < 0: raise InputError(f"{name} must be a whole number of at least 0, not {o!r:.80}")
+        if not isinstance(o, int) or o < least:
+            raise InputError(f"{name} must be a whole number of at least {least}, not {o!r:.80}")
 
 # %% ../nbs/10_model.ipynb #a1eb567d
 _elsewhere = dict(max_iterations="limits=Limits(max_steps=...)", max_budget="limits=Limits(max_cost=...)",
@@ -59,7 +60,7 @@ def _check_params(params, named):
 def _check_options(o):
     "Raise `InputError` for options that cannot be"
     if not isinstance(o["limits"], Limits): raise InputError(f"limits must be Limits(...), not {o['limits']!r}")
-    if not 0 <= o["compact"] <= 1: raise InputError(
+    if not isinstance(o["compact"], (int, float)) or not 0 <= o["compact"] <= 1: raise InputError(
         f"compact must be a share of the window, between 0 and 1, not {o['compact']!r}")
     for p in o["patterns"]:
         try: re.compile(p)
@@ -67,7 +68,8 @@ def _check_options(o):
             raise InputError(f"patterns are regular expressions, which {p!r:.80} is not: {e}") from None
     if not isinstance(o["verify"], (str, LM)): _functions(verify=o["verify"])
     _functions(on_fanout=o["on_fanout"], on_event=o["on_event"])
-    _amounts(**{k: o[k] for k in ("keep", "max_output", "preview", "direct_below", "max_children", "max_refusals")})
+    _amounts(**{k: o[k] for k in ("keep", "max_output", "offload", "preview", "direct_below", "max_refusals")})
+    _amounts(1, max_children=o["max_children"])
 
 # %% ../nbs/10_model.ipynb #ec3dec38
 class RLM:
@@ -93,7 +95,7 @@ class RLM:
         cache: bool|str|Path|Cache|None=None, # of sub-calls; default: within a question; `True` or a path: on disk; `False`: none
         verify: str|LM|Callable|None=None, # a model, or a function of question, answer, `Evidence`: `None`, or why not
         max_refusals: int=2,       # how often `verify` may send an answer back
-        on_fanout: Callable|None=None, # is given a `Fanout` before a batch; `False` refuses it
+        on_fanout: Callable|None=None, # is given a `Fanout` before a batch; only `True` or `None` lets it start
         max_children: int=8,       # children of one batch that run at once
         dialect: str="auto",       # how code is exchanged: "tools", "fenced", or as LiteLLM says the model can
         final_var: str|None=None,  # a variable that is the answer as soon as it exists
@@ -103,6 +105,7 @@ class RLM:
         on_event: Callable|None=None, # is called with each event
         verbose: bool|None=None,   # show each run as it happens: `True` everywhere, `False` nowhere; default: in Jupyter
         **params):                 # sent with every request to models given by name, such as `temperature` or `api_key`
+        if isinstance(patterns, str): raise InputError(f"patterns must be a list, such as [{patterns!r:.80}]")
         patterns = list(patterns)
         apart = "self", "model", "sub_model", "base_url", "choices", "params"
         given = {k: v for k,v in locals().items() if k not in (*apart, "apart")}
@@ -119,9 +122,9 @@ def _take_models(self:RLM, model, sub_model, base_url, params, choices):
     if sub_model is None: sub_model = getattr(model, "below", [])
     subs = sub_model if isinstance(sub_model, (list, tuple)) else [sub_model]
     _check_params(params, any(isinstance(o, str) for o in (model, *subs, *choices.values(), self.verify)))
-    def lm(o): return LM(o, base_url, **params) if isinstance(o, str) else o
-    self.models,self.verify = [lm(o) for o in (model, *subs)],lm(self.verify)
-    self.choices = {k: lm(o) for k,o in choices.items()}
+    def lm(o): return as_lm(o, base_url, **params)
+    self.models,self.choices = [lm(o) for o in (model, *subs)],{k: lm(o) for k,o in choices.items()}
+    if isinstance(self.verify, str): self.verify = lm(self.verify)
 
 # %% ../nbs/10_model.ipynb #142a1ce4
 def _cache(cache):

@@ -366,7 +366,7 @@ def test_session_from_a_log(shell, tmp_path):
     with RLM(ScriptedLM([]), shell=shell).session("another text", log) as s:
         with pytest.raises(InputError, match="another context"): s.completion("Three?")
 
-@pytest.mark.parametrize("name", ["FINAL", "llm_query", "search", "not a name", "", "class", "context", "find", "_x"])
+@pytest.mark.parametrize("name", ["FINAL", "llm_query", "search", "not a name", "", "class", "context", "find", "_x", "answer", 5])
 def test_bad_names_of_contexts(name):
     with make([]).session(TEXT) as s:
         with pytest.raises(InputError): s.add("x", name or "1")
@@ -902,6 +902,16 @@ def test_wrong_settings(kw):
         m.completion("Which?", TEXT)
     except (InputError, TypeError): assert m is None or not m.models[0].requests
     else: assert "nonsense_shell" in kw # sent to models given by name
+
+@pytest.mark.parametrize("kw,told", [(dict(patterns="DONE"), "patterns=?.*\\['DONE'\\]"), (dict(max_children=0), "max_children .* at least 1"),
+    (dict(offload=-1), "offload"), (dict(offload="yes"), "offload"), (dict(compact="x"), "compact"), (dict(subs=5), "model name"),
+    (dict(subs=[None]), "model is needed"), (dict(choices=dict(strong=5)), "model name")])
+def test_settings_that_cannot_be_say_so_at_once(kw, told):
+    with pytest.raises(InputError, match=told): RLM(ScriptedLM([]), kw.pop("subs", None), **kw)
+
+def test_no_model():
+    for model in (None, 5, len, ""):
+        with pytest.raises(InputError, match="model"): RLM(model)
 
 @pytest.mark.parametrize("kind", [Run, Reply, CellStart, SubcallStart, Subcall, Cell, Final, End])
 def test_a_listener_that_fails(kind):
