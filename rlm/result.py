@@ -17,6 +17,7 @@ from typing import Any, Callable
 
 from fastcore.basics import patch
 
+from .cell import clip
 from .events import fmt_cost, InputError
 from .io import io_loop, submit
 from .judge import as_cited
@@ -89,7 +90,7 @@ def _about(self:Result):
     return f"{end}, {n(self.steps, 'step')}, {n(self.sub_calls, 'sub-call')}, {fmt_cost(self.cost)}"
 
 @patch
-def __repr__(self:Result): return f"Result({self.answer!r}, {self._about()})"
+def __repr__(self:Result): return f"Result({clip(repr(self.answer), 5000)}, {self._about()})"
 
 @patch
 def _repr_html_(self:Result): return self.trajectory._repr_html_()
@@ -97,7 +98,7 @@ def _repr_html_(self:Result): return self.trajectory._repr_html_()
 @patch
 def _repr_markdown_(self:Result):
     "For files of Markdown, such as a README"
-    return "\n\n".join([fenced(str(self.answer)), *(fenced(str(o)) for o in self.citations[:20]), f"*{self._about()}*"])
+    return "\n\n".join([fenced(clip(str(self.answer), 20_000)), *(fenced(str(o)) for o in self.citations[:20]), f"*{self._about()}*"])
 
 # %% ../nbs/09_result.ipynb #40b737a6
 @patch

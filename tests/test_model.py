@@ -849,6 +849,10 @@ def markdown(text):
     from markdown_it import MarkdownIt
     return MarkdownIt().render(text)
 
+def test_repr_of_long_answers():
+    r = ask([">>>FINAL('x' * 3_000_000)"])
+    assert len(r.answer) == 3_000_000 and len(repr(r)) < 6000 and len(r._repr_markdown_()) < 21_000 and "done" in repr(r)
+
 def test_repr_of_hostile_answers():
     "Markup, fences and odd characters in answers and citations stay text"
     text = "```\n<script>alert(1)</script>\n<details>`"
