@@ -20,7 +20,7 @@ from typing import Any, Iterable
 from fastcore.basics import patch
 
 from .context import fingerprint, load_context
-from .events import End, Event, Final, fmt_cost, InputError, Reply, Resume, RLMError, Run, Subcall, Usage
+from .events import End, Event, Final, fmt_cost, InputError, Reply, Resume, Run, Subcall, told, Usage
 from .io import Scope, run_async, run_sync, submit
 from .judge import Judge
 from .lm import LM, Secret
@@ -125,8 +125,6 @@ def is_begun(path: Path|None) -> bool:
     return t.run is not None and t.status not in ("done", "fallback")
 
 # %% ../nbs/10_batch.ipynb #1ee90d1f
-def _said(e): return str(e) if isinstance(e, RLMError) else f"{type(e).__name__}: {e}"
-
 def as_failed(
     item: Item,
     error: BaseException
@@ -137,7 +135,7 @@ def as_failed(
         if item.log is not None and item.log.exists(): t = Trajectory(events=Trajectory.load(item.log).events)
     run = t.run or t.append(Run(query=_asked(item)))
     status = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
-    if t.status is None: t.append(End(run=run.id, parent=run.id, status=status, error=_said(error)))
+    if t.status is None: t.append(End(run=run.id, parent=run.id, status=status, error=told(error)))
     return Result(t, log=item.log)
 
 # %% ../nbs/10_batch.ipynb #d41520cb
@@ -201,7 +199,7 @@ def __getstate__(self:Parcel):
     if self.data is not None or self.text is not None: return self.__dict__ # on its way already
     state = dict(value=None, or_text=self.or_text, data=None, text=None)
     try: state["data"] = _packed(self.value)
-    except Exception as e: state["text"] = f"This cannot be sent to another process: {_said(e)}"
+    except Exception as e: state["text"] = f"This cannot be sent to another process: {told(e)}"
     if self.or_text:
         with contextlib.suppress(Exception): state["text"] = str(self.value)
     return state

@@ -21,7 +21,7 @@ from . import prompts
 from .budget import Budget
 from .cell import CellError, CellResult, clip
 from .events import (Cell, CellOutput, CellStart, End, Event, Final, InputError, LimitExceeded, Limits,
-    LMContextLengthError, Reply, ReplyDelta, RLMError, Run, ShellError)
+    LMContextLengthError, Reply, ReplyDelta, RLMError, Run, ShellError, told)
 from .io import Scope, in_thread
 from .lm import LM, as_lm
 from .reply import Call, TextEnd, read_turn, said, scan
@@ -252,15 +252,11 @@ def heard(self:Driver, reply: Reply) -> Reply:
     return reply
 
 # %% ../nbs/09_core.ipynb #7d39ce3d
-def _told(e):
-    "An exception in the words for a model, or for the end of a log"
-    return str(e) if isinstance(e, RLMError) else f"{type(e).__name__}: {e}"
-
 def _outcome(got, max_output):
     "The text for the model, the error's name, and the `CellResult` if there is one, of what a tool returned or raised"
     cell = getattr(got, "cell", None) or getattr(got, "cell_result", None)
     if cell: return cell.text(max_output),cell.error and cell.error.name,cell
-    if isinstance(got, BaseException): return clip(_told(got), max_output),type(got).__name__,None
+    if isinstance(got, BaseException): return clip(told(got), max_output),type(got).__name__,None
     return clip(str(got), max_output),None,None
 
 # %% ../nbs/09_core.ipynb #87357c6e
@@ -478,7 +474,7 @@ def recording(self:Driver,
     try: yield self
     except BaseException as e:
         status = "error" if isinstance(e, Exception) else "cancelled"
-        if self.begun: self._end(status, Final(answer=self._draft(), how="fallback"), error=_told(e))
+        if self.begun: self._end(status, Final(answer=self._draft(), how="fallback"), error=told(e))
         if isinstance(e, RLMError): e.trajectory = self.trajectory
         raise
     finally:

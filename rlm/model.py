@@ -200,9 +200,17 @@ def as_question(
     if not query or not all(isinstance(o, dict) and "content" in o for o in query):
         raise InputError("A question must be a string, or a list of messages with role and content")
     text = query[-1]["content"]
+    if context is not None: return _in_words(query),context
     if not isinstance(text, str) or len(text) > LONG: return "Do what the last message in `context` asks.",list(query)
-    earlier = list(query[:-1])
-    return text,context if context is not None else earlier or None
+    return text,list(query[:-1]) or None
+
+def _in_words(messages):
+    "A conversation as a question, beside a context"
+    texts = [o["content"] for o in messages]
+    if not all(isinstance(o, str) for o in texts) or sum(map(len, texts)) > LONG: raise InputError(
+        f"Beside a context, messages must be texts of at most {LONG:,} characters in all: lay longer ones into the context.")
+    earlier = [f"{o.get('role', 'user')}: {o['content']}" for o in messages[:-1]]
+    return "\n\n".join([*earlier, texts[-1]])
 
 # %% ../nbs/10_model.ipynb #818e7537
 @patch

@@ -10,6 +10,7 @@ __all__ = ['Recording', 'join_logs', 'recorded']
 
 # %% ../nbs/16_recording.ipynb #959bfa2f
 import os
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +72,7 @@ def _moved(e, by):
     return replace(e, id=e.id + by, run=e.run and e.run + by, parent=e.parent and e.parent + by, **more)
 
 def join_logs(
-    trajectories: list,
+    trajectories: Iterable,
     path: str|Path # where to write the log; what is there is replaced
     ) -> Trajectory:
     "Several trajectories as one"
@@ -89,11 +90,18 @@ def join_logs(
 @contextmanager
 def _record(model, path):
     sessions,model = [],LM(model) if isinstance(model, str) else model
-    with _noting(sessions): yield model
-    mine = [o.trajectory for o in sessions if any(model is m for m in _asked(o.rlm)) and o.trajectory.run]
-    if not mine: raise InputError(f"{path}: nothing to record: no question was asked of {model!r} in this process.")
+    kept = path.with_suffix(".failed.jsonl")
+    def mine(): return {id(o.trajectory): o.trajectory for o in sessions
+                        if any(model is m for m in _asked(o.rlm)) and o.trajectory.run}
     path.parent.mkdir(parents=True, exist_ok=True)
-    join_logs(list({id(t): t for t in mine}.values()), path)
+    try:
+        with _noting(sessions): yield model
+    except BaseException as e:
+        if mine(): e.add_note(f"What was recorded is in {join_logs(mine().values(), kept).path}: if it is right, rename it.")
+        raise
+    if not mine(): raise InputError(f"{path}: nothing to record: no question was asked of {model!r} in this process.")
+    join_logs(mine().values(), path)
+    kept.unlink(missing_ok=True)
 
 @contextmanager
 def _replay(model, path):

@@ -45,7 +45,8 @@ def _models(told, model, sub_model, base_url, params):
         return given if isinstance(given, LM) else _lm(about, what, base_url, params)
     root = lm(model, told[0], "model")
     if isinstance(root, Replay) and sub_model is None: return root,None
-    if sub_model is None: subs = [_lm(o, "sub_model", base_url, params) for o in told[1:]]
+    below = told[1:] or ([] if model is None or "kind" in told[0] else told[:1]) # one model for all: the root alone is another
+    if sub_model is None: subs = [_lm(o, "sub_model", base_url, params) for o in below]
     else: subs = [lm(o, {}, "sub_model") for o in (sub_model if isinstance(sub_model, (list, tuple)) else [sub_model])]
     return root,subs or None
 
@@ -121,7 +122,7 @@ def _here(self, step):
     kept = [e for e in part.kept() if isinstance(e, (Reply, Cell, Summary))]
     n = sum(isinstance(e, Reply) for e in kept)
     most = n if part.status in ("done", "fallback") else n + 1
-    if not (step is None or isinstance(step, int) and 1 <= step <= most):
+    if not (step is None or type(step) is int and 1 <= step <= most):
         raise InputError(f"step must be from 1 to {most}, not {step!r:.80}")
     return t,run,kept
 
@@ -183,10 +184,11 @@ def _forked(t, run, step, rlm):
 # %% ../nbs/11_revisit.ipynb #1eef23f1
 def _fork(self, step, code, message, model, limits, context, contexts, shell, log, insist, kwargs):
     "`RLM`, session and past of a fork"
-    if not isinstance(step, int): raise InputError(f"step must be a number, from 1, not {step!r:.80}")
+    if type(step) is not int: raise InputError(f"step must be a number, from 1, not {step!r:.80}")
     for k,v in dict(code=code, message=message).items():
         if not isinstance(v, str|None): raise InputError(f"{k} must be a str, not {v!r:.80}")
-    if isinstance(shell, str): raise InputError(f"shell must be one that `at` has given, not {shell!r:.80}")
+    if shell is not None and getattr(shell, "closed", True):
+        raise InputError(f"shell must be one that `at` has given, and open, not {shell!r:.80}")
     t,run,_ = _here(self, step)
     rlm = as_rlm(run, model, limits, **kwargs)
     new = branch(t, run, step, rlm, log)

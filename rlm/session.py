@@ -248,10 +248,12 @@ async def _shorten(self:Session, driver, effect):
     opening = next((i for i,m in enumerate(effect.messages) if m["role"] == "assistant"), len(effect.messages))
     if not share or not lm.window or len(effect.messages) < opening + 4: return None
     tokens = await in_thread(lm.count, effect.messages)
-    if not effect.must and tokens < share*lm.window: return None
+    if not effect.must and tokens < max(share*lm.window, 1.2*self.unsummed): return None
     messages = [_clipped(m, effect.must) for m in effect.messages] + [dict(role="user", content=prompts.SUMMARY_PROMPT)]
     reply = await self._aside(lm, messages, "summary", **driver.params(CallLM(messages, effect.step, tools=False)))
-    if not reply: return None
+    if not reply:
+        self.unsummed = tokens # the next one would be no better at once
+        return None
     names = "\n".join(f"{k}: {v}" for k,v in (await in_thread(self.shell.variables)).items())
     text = prompts.summary_text(reply, names)
     return self.trajectory.append(Summary(run=self.run.id, parent=driver.last_reply, text=text, tokens=tokens))
@@ -297,6 +299,7 @@ def _driver(self:Session, run, typed):
     o,sh,lm = self.rlm,self.shell,self._lm_for(run)
     driver = Driver(lm, [make_run_repl(sh, o.max_output, o.final_var)], sh, self.trajectory, run, self.budget, o.max_output)
     driver.judge,driver.streams,run.limits = self.judge,self.streams,vars(o.limits)
+    self.unsummed = 0 # tokens of a conversation that could not be summed up
     async def shorten(effect): return await self._shorten(driver, effect)
     driver.shorten = shorten
     return driver

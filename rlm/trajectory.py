@@ -117,8 +117,11 @@ def _write(self:Trajectory, line):
 @patch
 def _open(self:Trajectory):
     "Open the file to append; raises `InputError` when it is not what it was, or somebody else writes there"
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    f = open(self.path, "ab", buffering=0)
+    try:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        f = open(self.path, "ab", buffering=0)
+    except OSError as e: raise InputError(f"{self.path}: no log can be written here ({(e.strerror or str(e)).lower()}); "
+        "choose another name, or keep no log.") from None
     try: self._size = self._ready(f)
     except BaseException:
         f.close()

@@ -1,12 +1,14 @@
 "Another run from a step: what was before is free, and the new log stands for itself"
 import asyncio, threading
+from functools import partial
 
 import pytest
 
 from rlm import Limits
 from rlm.events import Cell, InputError, LMServerError, Reply, Run, Subcall
+from rlm.lm import LM
 from rlm.model import RLM
-from rlm.offline import ScriptedLM, tool_call
+from rlm.offline import ScriptedLM, serve, tool_call
 from rlm.replay import Replay, ReplayError
 from rlm.revisit import resume
 from rlm.trajectory import LogWarning, Trajectory
@@ -91,6 +93,22 @@ def test_a_shell_is_handed_back():
     r = t.fork(3, shell=sh, model=ScriptedLM([tool_call("FINAL(b + llm_query('?'))")]), sub_model=ScriptedLM([" and asked"]))
     assert r.answer == "by hand and asked"
     assert r.ns["a"] == ["XALPHA", "XBETA"]
+    sh = t.at(3)
+    sh.close()
+    with pytest.raises(InputError, match="open"): t.fork(3, "FINAL(b)", shell=sh, model=ScriptedLM([]), sub_model=ScriptedLM([]))
+
+@pytest.mark.parametrize("step", [True, "2", 1.0])
+def test_a_step_is_a_number(step):
+    t = first().trajectory
+    for way in (t.at, partial(t.fork, model=ScriptedLM([]), sub_model=ScriptedLM([]))):
+        with pytest.raises(InputError, match="step must be"): way(step)
+
+def test_another_root_model_leaves_the_sub_model_as_it_was():
+    with serve(lambda m, tools: tool_call("FINAL(llm_query('who?'))") if tools else "by " + str(len(m))) as old, serve(lambda m, tools: tool_call("FINAL(llm_query('you?'))")) as new:
+        t = RLM("openai/gpt-5-mini", base_url=old.base_url, api_key="none").completion("Which?", "text").trajectory
+        r = t.fork(1, model=LM("openai/gpt-5", base_url=new.base_url, api_key="none"), api_key="none")
+        assert (r.answer, len(new.requests), len(old.requests)) == ("by 1", 1, 3)
+        assert (r.trajectory.run.model, r.trajectory.run.sub_model) == ("openai/gpt-5", "openai/gpt-5-mini")
 
 def test_sessions_and_types():
     with RLM(ScriptedLM([tool_call("n = 3\nFINAL(n)"), tool_call("m = n + 1"), tool_call("FINAL(m)")])).session("abc") as s:

@@ -435,6 +435,9 @@ def test_messages_as_a_question():
     assert m.completion(chat).answer == ["list", 3] and "And now?" in last(m) and "chat messages" in last(m)
     m = make([">>>FINAL(len(context))"])
     assert m.completion(chat[-1:], "abc").answer == 3
+    m = make([">>>FINAL(len(context))"])
+    assert m.completion(chat, "abc").answer == 3 and "system: Be brief." in last(m) and "And now?" in last(m)
+    with pytest.raises(InputError, match="Beside a context"): m.completion([dict(role="user", content="word "*2000)], "abc")
     with pytest.raises(InputError): m.completion([])
     with pytest.raises(InputError): m.completion(["text"])
     m = make([">>>FINAL(len(context[-1]['content']))"])
@@ -609,6 +612,14 @@ def test_compaction_that_fails_does_no_harm():
         return "FINAL(done)" if len(messages) > 12 else tool_call(f"print('word '*300, {len(messages)})", id=f"c{len(messages)}")
     r = compacting(root, compact=0.8).completion("Which?", TEXT)
     assert r.answer == "done" and not of(r, Summary)
+
+def test_an_empty_summary_is_not_asked_for_at_every_step():
+    asked = []
+    def root(messages, tools):
+        if "nearly too long" in messages[-1]["content"]: return asked.append(len(messages)) or ""
+        return "FINAL(done)" if len(messages) > 30 else tool_call(f"print('word '*100, {len(messages)})", id=f"c{len(messages)}")
+    r = compacting(root, compact=0.8).completion("Which?", TEXT)
+    assert r.answer == "done" and r.steps > 12 and 2 <= len(asked) <= 7
 
 def test_a_summary_has_as_long_as_the_run():
     def root(messages, tools):

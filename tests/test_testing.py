@@ -81,8 +81,10 @@ def test_a_record_is_replaced_by_a_good_one_only(tmp_path):
         with recorded("openai/gpt-5", log, record=True): pass
     with recorded(ScriptedLM([tool_call("FINAL(1)")]), log, record=True) as lm: RLM(lm).completion("One?")
     before = log.read_bytes()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError) as e:
         with recorded(ScriptedLM([tool_call("FINAL(2)")]), log, record=True) as lm: RLM(lm).completion("Two?") and 1/0
+    assert log.read_bytes() == before and str(tmp_path/"l.failed.jsonl") in e.value.__notes__[0]
+    assert Trajectory.load(tmp_path/"l.failed.jsonl").answer == 2 # paid for, and perhaps only the test was wrong
     with recorded(ScriptedLM([tool_call("FINAL(2)")]), log, record=True) as lm: # what another model is asked is not its business
         RLM(ScriptedLM([tool_call("FINAL(3)")])).completion("Three?")
         RLM(lm).completion("Two?")
