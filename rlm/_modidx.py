@@ -123,6 +123,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'rlm.batch.batch': ('batch.html#batch', 'rlm/batch.py'),
                            'rlm.batch.find_answer': ('batch.html#find_answer', 'rlm/batch.py'),
                            'rlm.batch.is_begun': ('batch.html#is_begun', 'rlm/batch.py'),
+                           'rlm.batch.is_written': ('batch.html#is_written', 'rlm/batch.py'),
                            'rlm.batch.log_name': ('batch.html#log_name', 'rlm/batch.py'),
                            'rlm.batch.put_aside': ('batch.html#put_aside', 'rlm/batch.py'),
                            'rlm.batch.unpacked': ('batch.html#unpacked', 'rlm/batch.py')},

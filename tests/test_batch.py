@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from rlm.batch import Lease, Parcel, Watch, abatch, as_item, batch
 from rlm.events import InputError, Limits, Reply, Usage
 from rlm.model import RLM
-from rlm.offline import Fault, serve, tool_call
+from rlm.offline import Fault, ScriptedLM, serve, tool_call
 from rlm.trajectory import Trajectory
 
 facts = {"Acme": "Acme was late twice in May.", "Bolt": "Bolt was never late in May.", "Cord": "Cord was late once in June."}
@@ -211,6 +211,23 @@ def test_the_same_question_twice(server, tmp_path):
     first = batch(over(server), items, log_dir=tmp_path, progress=False)
     assert len({o.log for o in first}) == 3 and asked(server) == 3
     assert [o.log for o in batch(over(server), items, log_dir=tmp_path, progress=False)] == [o.log for o in first] and asked(server) == 3
+
+def test_two_batches_do_not_ask_the_same_at_once(tmp_path):
+    "Of two that begin together, or one after the other, one leaves the question to the other and says so"
+    release, asked = threading.Event(), []
+    async def reply(messages, tools):
+        asked.append(1)
+        while not release.is_set(): await asyncio.sleep(.01)
+        return tool_call("FINAL(len(context))")
+    def one(): return batch(RLM(ScriptedLM(reply)), [("How long?", "Acme")], log_dir=tmp_path, progress=False)[0]
+    with ThreadPoolExecutor(3) as pool:
+        first = [pool.submit(one) for _ in range(2)]
+        while not any(o.done() for o in first): time.sleep(.01)
+        late = one()
+        release.set()
+        res = sorted([late, *(o.result() for o in first)], key=lambda o: o.status)
+    assert [o.status for o in res] == ["done", "error", "error"] and len(asked) == 1 and len(list(tmp_path.iterdir())) == 1
+    assert all(str(res[0].log) in o.error and not o.usage.calls for o in res[1:]) and one().reused
 
 def test_ids_name_logs(server, tmp_path):
     res = batch(over(server), [dict(query="How many?", context="a", id="../a b/Ü 7")], log_dir=tmp_path, progress=False)
