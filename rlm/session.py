@@ -380,7 +380,9 @@ def _heard(self:Session, on_event):
 @patch
 async def _ask(self:Session, query, response_format=None, streams=False, on_event=None) -> Result:
     "Answer a question; whatever stops it, the log has its end"
-    if not isinstance(query, str) or not query.strip(): raise InputError("The question is empty: say what you want to know.")
+    if not isinstance(query, str): raise InputError(
+        f"A question must be a string, not {type(query).__name__}; it comes first, completion(question, context).")
+    if not query.strip(): raise InputError("The question is empty: say what you want to know.")
     if self._asking: raise InputError("This session is answering a question: wait for it, or open another session.")
     typed = None if response_format is None else AnswerType(response_format)
     self._asking,self.run,self.streams,scope = True,None,streams,Scope()

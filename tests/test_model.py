@@ -427,7 +427,7 @@ def test_session_is_not_used_twice_at_once():
 def test_no_question(q):
     with make([]).session(TEXT) as s:
         with pytest.raises(InputError): s.completion(q)
-    with pytest.raises(InputError): make([]).completion(q, TEXT)
+    with pytest.raises(InputError, match="empty" if isinstance(q, str) else "must be a string"): make([]).completion(q, TEXT)
 
 def test_messages_as_a_question():
     chat = [dict(role="system", content="Be brief."), dict(role="user", content="Hello"), dict(role="assistant", content="Hi"), dict(role="user", content="And now?")]
