@@ -392,6 +392,17 @@ def within(self:Ignored, name: str) -> bool:
     return any(self(name[:i], True) for i,c in enumerate(name) if c == "/") or self(name)
 
 # %% ../nbs/03_files.ipynb #20be3001
+def _left_out(names, n, why):
+    first = ", ".join(names[:3]) + (f" and {len(names)-3} more" if len(names) > 3 else "")
+    return f"{len(names)} of {n} files left out, {why}: {first}"
+
+def _without_ways_out(files, folder):
+    "Without links that lead out of `folder`"
+    home = os.path.realpath(folder)
+    out = {k: short_name(k) for k,o in files.items() if not Path(os.path.realpath(o)).is_relative_to(home)}
+    if out: warn(_left_out([*out.values()], len(files), f"links that lead out of {short_name(folder)} (name them to have them)"))
+    return {k: o for k,o in files.items() if k not in out}
+
 def folder_files(folder: Path) -> dict:
     "The visible files below `folder` that git does not ignore: path by relative name with `/`, sorted"
     def stop(e): raise e
@@ -403,7 +414,7 @@ def folder_files(folder: Path) -> dict:
             return {o: name for o,name in named.items() if not ignored(name, kind)}
         dirs[:] = wanted(dirs, True)
         found |= {name: Path(root, o) for o,name in wanted(files, False).items() if os.path.isfile(f"{root}/{o}")}
-    return dict(sorted(found.items()))
+    return _without_ways_out(dict(sorted(found.items())), folder)
 
 # %% ../nbs/03_files.ipynb #2991bca9
 def has_wildcard(path) -> bool: return any(c in str(path) for c in "*?[")
@@ -423,13 +434,9 @@ def pattern_files(
     if seen and not left:
         todo = "name the files, or a folder that they are in"
         raise ContextError(f"{short_name(pattern)}: all that matches ({len(seen):,}) is ignored by .gitignore; {todo}")
-    return left
+    return _without_ways_out(left, base)
 
 # %% ../nbs/03_files.ipynb #b8f06e27
-def _left_out(names, n):
-    first = ", ".join(names[:3]) + (f" and {len(names)-3} more" if len(names) > 3 else "")
-    return f"{len(names)} of {n} files left out, not text: {first}"
-
 def read_files(
     files: dict, # of name to path
     encoding: str="utf-8"
@@ -442,7 +449,7 @@ def read_files(
             else: texts[name] = read_part(path, encoding)
         except NotTextError as e: other[name] = f"{short_name(name)}{f' ({e.why})' if e.why else ''}"
     if texts: other |= {k: short_name(k) for k in things}
-    if other: warn(_left_out([other[k] for k in files if k in other], len(files)))
+    if other: warn(_left_out([other[k] for k in files if k in other], len(files), "not text"))
     return texts or {k: read_part(o) for k,o in things.items()}
 
 # %% ../nbs/03_files.ipynb #a1bbcc94

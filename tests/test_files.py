@@ -322,3 +322,19 @@ def test_pipes_are_read_once(tmp_path, name):
     writer.start()
     assert load_context(tmp_path/name) == ("x" if "json" in name else '"x"')
     writer.join()
+
+@pytest.mark.parametrize("what", ["", "*", "**/*"])
+def test_links_that_lead_out_of_a_folder(what, tmp_path):
+    "A repository of somebody else's may link to anything of yours"
+    (tmp_path/"secret.txt").write_text("my key")
+    repo = tmp_path/"repo"
+    (repo/"docs").mkdir(parents=True)
+    (repo/"docs"/"a.txt").write_text("text")
+    (repo/"same.txt").symlink_to("docs/a.txt")
+    (repo/"out.txt").symlink_to("../secret.txt")
+    (repo/"docs"/"far.txt").symlink_to(tmp_path/"secret.txt")
+    (tmp_path/"link").symlink_to(repo)
+    for folder in (repo, tmp_path/"link"): # the folder itself may be a link
+        with pytest.warns(ContextWarning, match="links that lead out of .*out.txt"): got = load_path(folder/what)
+        assert "text" in got.values() and "my key" not in got.values()
+        assert load_path(folder/"out.txt") == "my key" # asked for by name
