@@ -104,7 +104,7 @@ def find_answer(item: Item) -> Result|None:
         t = Trajectory.load(item.log)
         if t.status != "done": return None
         contexts = dict(context=load_context(item.context)) if t.citations else {}
-        res = Result(t, _typed(t, item.response_format), None, contexts, None, item.log)
+        res = Result(t, _typed(t, item.response_format), None, contexts, item.log)
     except (InputError, StopIteration): return None # a damaged log, or an answer that is not of this type
     res.reused = True
     return res

@@ -451,6 +451,7 @@ def begin(self:Driver):
 @patch
 def _end(self:Driver, status, final, **kw):
     final.parent = final.run = self.run.id
+    final.verified = getattr(self.judge, "verified", None)
     if final.answer is not None or status == "done": self.trajectory.append(final)
     about = dict(run=self.run.id, parent=self.run.id, seconds=time.monotonic()-self.start)
     self.trajectory.append(End(status=status, **about, **kw))

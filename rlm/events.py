@@ -220,6 +220,7 @@ class Final(Event):
     "The answer"
     answer: Any = None  # as given in code; in the log as JSON where it can be, else as text
     how: str = "code"   # "code", "text", "pattern", "direct" or "fallback" (the last text, no proper end)
+    verified: bool|None = None # what `verify` said of it, `None` where nobody was asked, or has said nothing
 
 @_event
 class End(Event):

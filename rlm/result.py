@@ -50,15 +50,14 @@ class Result:
         parsed: Any=None,       # the answer as an object of the type asked for; without one, the answer
         shell: Any=None,        # in which the code ran
         contexts: dict={},      # values by variable, in which citations are looked up
-        verified: bool|None=None,  # what `verify` said of the answer
         log=None):                 # the file of the whole log, if there is one
-        self.trajectory,self.parsed,self.shell,self.verified,self.log = trajectory,parsed,shell,verified,log
+        self.trajectory,self.parsed,self.shell,self.log = trajectory,parsed,shell,log
         self.reused = False # whether a batch has found it in an earlier log, and asked nothing
         self.citations = [as_cited(e, contexts) for e in trajectory.citations]
 
     def __getstate__(self): return self.__dict__ | dict(shell=None) # for other processes
 
-_folds = "answer how status error limit usage usage_by_model usage_by_depth cost seconds".split()
+_folds = "answer how verified status error limit usage usage_by_model usage_by_depth cost seconds".split()
 for _name in _folds:
     setattr(Result, _name, property(lambda self, name=_name: getattr(self.trajectory, name)))
 

@@ -357,7 +357,7 @@ def _made(self:Session):
     "The result of the last run"
     sh = self.shell
     self.result = Result(self.trajectory.of(self.run.id), self.judge and self.judge.parsed, sh, sh.contexts if sh else {},
-                         self.judge and self.judge.verified, self.trajectory.path)
+                         self.trajectory.path)
     return self.result
 
 # %% ../nbs/09_session.ipynb #9c2eae85
@@ -542,7 +542,7 @@ def _may_step(self:Session, past):
 def _recorded(self:Session, t, response_format):
     "The result of a run that is over"
     schema = response_format or t.run.answer_type
-    self.result = Result(t, _parsed(t, schema), None, self.trajectory.contexts, None, self.trajectory.path)
+    self.result = Result(t, _parsed(t, schema), None, self.trajectory.contexts, self.trajectory.path)
     return self.result
 
 @patch

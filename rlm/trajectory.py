@@ -348,6 +348,8 @@ def answer(self:Trajectory) -> Any:
 @patch(as_prop=True)
 def how(self:Trajectory) -> str|None: return getattr(self._last(Final), "how", None)
 @patch(as_prop=True)
+def verified(self:Trajectory) -> bool|None: return getattr(self._last(Final), "verified", None)
+@patch(as_prop=True)
 def status(self:Trajectory) -> str|None: return getattr(self._last(End), "status", None)
 @patch(as_prop=True)
 def error(self:Trajectory) -> str|None: return getattr(self._last(End), "error", None)

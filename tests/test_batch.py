@@ -101,6 +101,13 @@ def test_messages(server):
     with serve(lambda m, tools: tool_call("FINAL(context[0]['content'])")) as srv:
         assert batch(over(srv), [messages], progress=False)[0].answer == "Acme was late."
 
+def test_what_a_verifier_has_said_is_in_the_log(server, tmp_path):
+    with RLM("openai/x", base_url=server.base_url, log_dir=tmp_path, verify=lambda q, a, e: a == 3) as rlm:
+        for reused in (False, True):
+            res = batch(rlm, [("How many?", "a b c"), ("How many?", "a b")], progress=False)
+            assert [(o.answer, o.verified, o.reused) for o in res] == [(3, True, reused), (2, False, reused)]
+    assert sorted(Trajectory.load(o).verified for o in tmp_path.iterdir()) == [False, True]
+
 # ---- here
 
 @pytest.mark.long
