@@ -95,8 +95,10 @@ def rows():
            Row("memory that a step leaves", [memory_per_step()], unit="KB", compare="value", target=100)]
     tokens = {k: prompt_tokens(n) for k,n in SIZES.items()}
     least = tokens["10 KB"]
-    res += [Row(f"prompt of the third step, context of {k}, over 10 KB", [n], [least], "tokens", target=1.05) for k,n in tokens.items()]
+    res += [Row(f"prompt of the third step, context of {k}, over 10 KB", [n], [least], "tokens", target=1.05)
+            for k,n in tokens.items()]
     full = sent(max_output=10**9)
     about = f"prompt tokens of {len(PRINTS)+1} steps that print {sum(PRINTS):,} characters, over full outputs"
-    return res + [Row(f"{about}: outputs clipped", [sent()], [full], "k"), Row(f"{about}: outputs offloaded", [sent(offload=True)], [full], "k"),
+    return res + [Row(f"{about}: outputs clipped", [sent()], [full], "k"),
+                  Row(f"{about}: outputs offloaded", [sent(offload=True)], [full], "k"),
                   Row(f"{about}: clipped to 1,000", [sent(max_output=1000)], [full], "k")]

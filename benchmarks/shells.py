@@ -78,7 +78,8 @@ def start_rows(rounds):
     with model_server(tool_call("FINAL('done')"), .3) as url:
         for o in homes: one(url, o)
         floor,*ours = map(ms, interleaved(rounds, *(lambda o=o: seconds(one, url, o) for o in homes)))
-    return [Row(f"run of one step of 300 ms, {o}, over inprocess", a, floor, target=1.05) for o,a in zip(homes[1:], ours)]
+    return [Row(f"run of one step of 300 ms, {o}, over inprocess", a, floor, target=1.05)
+            for o,a in zip(homes[1:], ours)]
 
 
 def first_cell(context, home):
@@ -118,7 +119,8 @@ def context_rows(rounds, text):
         yield Row(f"growth of the host's peak memory by 500 MB, {home}", grown, unit="MB", compare="value", target=40)
     def more(home): return lambda: first_cell(text, home) - first_cell("", home)
     floor,*ours = map(ms, interleaved(rounds, lambda: mapped(text), *map(more, workers())))
-    for home,o in zip(workers(), ours): yield Row(f"500 MB to the first cell, {home}, over file and mmap", o, floor, target=1.5)
+    for home,o in zip(workers(), ours):
+        yield Row(f"500 MB to the first cell, {home}, over file and mmap", o, floor, target=1.5)
 
 
 def killed(sh):

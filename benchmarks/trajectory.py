@@ -16,12 +16,14 @@ def long_run(n, path=None):
     t.append(Run(query="Which?", model="root", system="s"*8000, prompt="p"*500))
     def step(run, k, calls):
         code = "parts = chunks(context)\nprint(llm_query_batched([f'Who is late? {o}' for o in parts]))"
-        call = dict(id=f"c{k}", type="function", function=dict(name="run_repl", arguments=json.dumps(dict(python_code=code))))
+        call = dict(id=f"c{k}", type="function",
+                    function=dict(name="run_repl", arguments=json.dumps(dict(python_code=code))))
         message = dict(role="assistant", content="Let me look at the rest of it.", tool_calls=[call])
         r = t.append(Reply(run=run, parent=run, step=k, model="root", message=message, usage=usage, seconds=2.0))
         cell = t.new_id()
-        asked = dict(prompt="a contract "*10, prompt_chars=5000, prompt_hash="0f"*16, reply="nobody is "*10, usage=usage)
-        for i in range(calls): t.append(Subcall(run=run, parent=cell, batch=k, index=i, of=calls, model="sub", seconds=1.0, **asked))
+        asked = dict(model="sub", prompt="a contract "*10, prompt_chars=5000, prompt_hash="0f"*16,
+                     reply="nobody is "*10, usage=usage, seconds=1.0)
+        for i in range(calls): t.append(Subcall(run=run, parent=cell, batch=k, index=i, of=calls, **asked))
         yield cell
         ran = dict(call_id=f"c{k}", tool="run_repl", code=code, output="not late\n"*40)
         t.append(Cell(id=cell, run=run, parent=r.id, step=k, **ran))
@@ -52,7 +54,8 @@ def write_row(t, folder, rounds):
                     f.write(json.dumps(o) + "\n")
                     f.flush()
         return seconds(write)/len(events)
-    return Row("an event is written, over its JSON alone", *map(ms, interleaved(rounds, ours, floor)), compare="value", target=0.2)
+    return Row("an event is written, over its JSON alone", *map(ms, interleaved(rounds, ours, floor)),
+               compare="value", target=0.2)
 
 
 def load_rows(path, rounds):
@@ -60,18 +63,21 @@ def load_rows(path, rounds):
     def parse(): return [json.loads(o) for o in path.read_text().splitlines()]
     ours,floor = interleaved(rounds, lambda: seconds(Trajectory.load, path), lambda: seconds(parse))
     what = f"{EVENTS:,} events, {path.stat().st_size/1e6:.0f} MB, read back"
-    return [Row(what, ours, floor, "s", "value", target=2), Row("the same, over `json.loads` of each line", ours, floor, "s")]
+    return [Row(what, ours, floor, "s", "value", target=2),
+            Row("the same, over `json.loads` of each line", ours, floor, "s")]
 
 
 def fold_row(name, many, few, rounds):
     "What is computed of the events, beside ten times the time for a tenth of them"
     def took(t): return seconds(lambda: getattr(t, name)() if callable(getattr(type(t), name)) else getattr(t, name))
     ours,tenth = interleaved(rounds, lambda: took(many), lambda: took(few))
-    return Row(f"`{name}` of {EVENTS:,} events, over 10 × a tenth of them", ms(ours), ms([10*o for o in tenth]), target=3)
+    return Row(f"`{name}` of {EVENTS:,} events, over 10 × a tenth of them", ms(ours), ms([10*o for o in tenth]),
+               target=3)
 
 
 def rows():
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
         many,few = long_run(EVENTS, folder/"run.jsonl"),long_run(EVENTS//10)
-        return [write_row(few, folder, 5), *load_rows(folder/"run.jsonl", 5), *[fold_row(o, many, few, 5) for o in FOLDS]]
+        return [write_row(few, folder, 5), *load_rows(folder/"run.jsonl", 5),
+                *[fold_row(o, many, few, 5) for o in FOLDS]]

@@ -42,9 +42,9 @@ __version__ = "0.1.0"
 # The docstring above is written by nbdev-export; the rest of this file is written by hand.
 # Each name is imported from its module when it is first used, so that `import rlm` costs nothing.
 _names = dict(
-    trajectory="Trajectory", events="""Limits Usage RLMError InputError AnswerError ContextError ShellError SandboxUnavailable
-        LimitExceeded LMError LMAuthError LMNotFoundError LMConnectionError LMTimeoutError LMRateLimitError
-        LMContextLengthError LMRequestError LMServerError""",
+    trajectory="Trajectory", events="""Limits Usage RLMError InputError AnswerError ContextError ShellError
+        SandboxUnavailable LimitExceeded LMError LMAuthError LMNotFoundError LMConnectionError LMTimeoutError
+        LMRateLimitError LMContextLengthError LMRequestError LMServerError""",
     lm="LM", tools="prep_shell make_run_repl", core="advanced_toolloop", result="Result", model="RLM run arun",
     replay="Replay ReplayError", revisit="resume aresume", magics="load_ipython_extension")
 _module_of = {name: module for module, names in _names.items() for name in names.split()}

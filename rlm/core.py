@@ -210,8 +210,9 @@ class Driver:
         self.judge = self.shorten = None # coroutine functions: of a `Final`, and of a `Shorten`
         self.streams = False             # whether listeners want to hear what happens as it does
         run.tools,run.limits = list(self.tools),vars(budget.limits)
-        if self.tools and run.dialect != "tools" and not self.code_tool(""): raise InputError(
-            f"Without native tool calls these tools cannot be offered to {lm.model}: pass dialect='tools' if it has them")
+        if self.tools and run.dialect != "tools" and not self.code_tool(""):
+            raise InputError(f"Without native tool calls these tools cannot be offered to {lm.model}: "
+                             "pass dialect='tools' if it has them")
 
 # %% ../nbs/09_core.ipynb #689d6ad6
 @patch
@@ -296,9 +297,9 @@ def _ran(self:Driver, effect, started, got):
         self.sh.on_output.flush()
         self.sh.on_output = None
     text,error,cell = _outcome(got, self.max_output)
-    event = Cell(id=event_id, run=self.run.id, parent=self.last_reply, step=effect.step, call_id=call.id, tool=call.tool,
-        code=call.code, output=f"{text}\n{self.budget.line(effect.step)}", error=error, kept=getattr(cell, "kept", None),
-        displays=cell.displays if cell else [], seconds=time.monotonic()-start)
+    event = Cell(id=event_id, run=self.run.id, parent=self.last_reply, step=effect.step, call_id=call.id,
+        tool=call.tool, code=call.code, output=f"{text}\n{self.budget.line(effect.step)}", error=error,
+        kept=getattr(cell, "kept", None), displays=cell.displays if cell else [], seconds=time.monotonic()-start)
     self.trajectory.append(event)
     if isinstance(got, (KeyboardInterrupt, asyncio.CancelledError)): raise got
     return Ran(event, [cell.final] if cell and cell.ended else [])
@@ -345,7 +346,8 @@ async def _acall(self:Driver, effect):
     def on_text(text):
         self.trajectory.append(ReplyDelta(run=self.run.id, parent=self.run.id, step=effect.step, text=text))
     got,how = [],dict(on_text=on_text) if self.streams else {}
-    def after(completion): got.append(self._reply(completion, effect)) # also if nobody waits for it any more: it is paid
+    def after(completion): # also if nobody waits for it any more: it is paid
+        got.append(self._reply(completion, effect))
     with self._room(effect):
         try:
             async with self.budget.in_time():
@@ -535,4 +537,5 @@ def advanced_toolloop(
     if hasattr(sh, "sub"): sh.sub.attach(trajectory, budget)
     loop = toolloop(run, list(driver.tools), driver.code_tool, max_steps, final_prompt or prompts.LAST_STEP_PROMPT)
     with driver.recording(): driver.finish(*(yield from _values(loop, driver)))
-    yield dict(type="final", answer=trajectory.answer, how=trajectory.how, status=trajectory.status, trajectory=trajectory)
+    yield dict(type="final", answer=trajectory.answer, how=trajectory.how, status=trajectory.status,
+               trajectory=trajectory)

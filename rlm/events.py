@@ -320,7 +320,8 @@ def event_from_json(line: str # one line of the log
     return cls(**d)
 
 def _parsed(line):
-    from pydantic_core import from_json # twice as fast, and does not know the lone surrogates that Python's strings may have
+    # twice as fast, and does not know the lone surrogates that Python's strings may have
+    from pydantic_core import from_json
     try: return from_json(line)
     except ValueError: return json.loads(line)
 

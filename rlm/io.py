@@ -137,7 +137,8 @@ async def run_async(coro):
     job = submit(coro)
     over = asyncio.wrap_future(job)
     try:
-        while not over.done(): await asyncio.wait([over], timeout=.5) # a notebook's loop sees an interrupt when it wakes
+        while not over.done():
+            await asyncio.wait([over], timeout=.5) # a notebook's loop sees an interrupt when it wakes
         return over.result()
     except asyncio.CancelledError:
         job.cancel()

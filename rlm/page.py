@@ -408,7 +408,8 @@ def _repr_html_(self:Event) -> str|None:
     if isinstance(self, Reply): return Step(self, [], [], [])._repr_html_()
     if isinstance(self, Subcall): return d.framed(d.call(self, opened=True))
     if isinstance(self, Cell): return d.framed(d.cell(self))
-    if isinstance(self, Run): return d.framed(fold(esc(_line(self.query)), d.setting(Trajectory(events=[self])), opened=True))
+    if isinstance(self, Run):
+        return d.framed(fold(esc(_line(self.query)), d.setting(Trajectory(events=[self])), opened=True))
     return d.framed(d.answer(self.answer)) if isinstance(self, Final) else None
 
 # %% ../nbs/10_page.ipynb #f32e6af1

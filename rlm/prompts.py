@@ -229,7 +229,8 @@ def verify_prompt(
     evidence: str # quotations from the context and what code had printed, as text
 ) -> str:
     "Asks a model whether an answer may be given"
-    return f"""Someone has answered a question about a long text that you cannot see. Decide whether the answer can go out.
+    return f"""Someone has answered a question about a long text that you cannot see. \
+Decide whether the answer can go out.
 
 Question: {question.strip()}
 
@@ -238,21 +239,22 @@ Answer: {answer}
 What it stands on, passages of the text and outputs of code:
 {evidence or "(nothing was shown)"}
 
-Look for what is wrong: a part of the question left open, a figure that the evidence contradicts, a claim that nothing here \
-supports. Do not complain about style. First say in a sentence or two what you found. Then end with a line that says \
-ACCEPT, or REFUSE: and what to mend, in one sentence."""
+Look for what is wrong: a part of the question left open, a figure that the evidence contradicts, a claim that \
+nothing here supports. Do not complain about style. First say in a sentence or two what you found. Then end with \
+a line that says ACCEPT, or REFUSE: and what to mend, in one sentence."""
 
 # %% ../nbs/01_prompts.ipynb #711530c0
-SUMMARY_PROMPT = """The conversation so far is nearly too long for you. Write down what is needed to go on without it: what \
-was found, with figures and exact quotations where they matter; what was tried and led nowhere; what remains to be done. \
-Name the variables that hold results. No code, and no answer yet."""
+SUMMARY_PROMPT = """The conversation so far is nearly too long for you. Write down what is needed to go on without it: \
+what was found, with figures and exact quotations where they matter; what was tried and led nowhere; \
+what remains to be done. Name the variables that hold results. No code, and no answer yet."""
 
 def summary_text(
     summary: str,
     variables: str # one per line
 ) -> str:
     "What stands in place of the earlier conversation"
-    there = f"Variables in the shell:\n{variables}" if variables else "There are no variables of yours in the shell yet."
+    there = (f"Variables in the shell:\n{variables}" if variables else
+             "There are no variables of yours in the shell yet.")
     return f"The earlier conversation was summed up, to make room:\n\n{summary.strip()}\n\n{there}\n\nGo on from here."
 
 # %% ../nbs/01_prompts.ipynb #d545f841

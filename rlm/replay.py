@@ -84,7 +84,8 @@ def going_on(
 
 # %% ../nbs/09_replay.ipynb #4ea69e06
 def as_limits(d: dict # the fields of `Limits`, from a log
-             ) -> Limits: return Limits(**{f.name: d[f.name] for f in fields(Limits) if isinstance(d, dict) and f.name in d})
+             ) -> Limits:
+    return Limits(**{f.name: d[f.name] for f in fields(Limits) if isinstance(d, dict) and f.name in d})
 
 _refusing = "max_sub_calls", "max_sub_tokens", "max_tokens", "max_cost"
 
@@ -154,7 +155,8 @@ def upto(self:Past, event: Event):
     "Count everything up to an event"
     while self._at <= self._where[event.id]:
         e = self._tree[self._at]
-        if e.id == self.top or isinstance(e, Resume): self.budget.limits = replace(as_limits(e.limits), max_seconds=None)
+        if e.id == self.top or isinstance(e, Resume):
+            self.budget.limits = replace(as_limits(e.limits), max_seconds=None)
         count(self.budget, e, self.top)
         self._at += 1
 
@@ -274,7 +276,10 @@ def _next(self:Again, effect, fits):
     "The event that an effect had led to"
     e = self.past.events[0]
     wants = type(effect).__name__
-    if not fits(e): raise ReplayError(f"Step {effect.step}: the log has a {e.kind} where the run now wants {wants}. It was made under other settings, such as `patterns`, `final_var` or lower limits: pass the same.")
+    if not fits(e):
+        raise ReplayError(f"Step {effect.step}: the log has a {e.kind} where the run now wants {wants}. "
+                          "It was made under other settings, such as `patterns`, `final_var` or lower limits: "
+                          "pass the same.")
     self.past.events.popleft()
     if not isinstance(e, Cell): self.past.upto(e)
     return e
@@ -450,7 +455,8 @@ def supports_tools(self:Replay) -> bool: return any(o.run.dialect == "tools" for
 def _reply(self:Replay, messages):
     "The next reply of the root of a run"
     k,take,self.turn = self.turn,self.take,self.turn + 1
-    if take is None: raise not_recorded("This question", self.asking.query, [o.run.query for o in self.tape.takes], self.model)
+    if take is None:
+        raise not_recorded("This question", self.asking.query, [o.run.query for o in self.tape.takes], self.model)
     if k >= len(take.replies): raise self._after_the_end(take, k)
     asked = full = None
     if self.tape.strict or isinstance(take.events[take.replies[k]-1], Summary): asked,full = take.asked(k)

@@ -97,7 +97,8 @@ def _repr_html_(self:Result): return self.trajectory._repr_html_()
 @patch
 def _repr_markdown_(self:Result):
     "For files of Markdown, such as a README"
-    return "\n\n".join([fenced(clip(str(self.answer), 20_000)), *(fenced(str(o)) for o in self.citations[:20]), f"*{self._about()}*"])
+    return "\n\n".join([fenced(clip(str(self.answer), 20_000)), *(fenced(str(o)) for o in self.citations[:20]),
+                        f"*{self._about()}*"])
 
 # %% ../nbs/09_result.ipynb #40b737a6
 @patch

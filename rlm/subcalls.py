@@ -33,7 +33,8 @@ def _image_url(image):
     if hasattr(image, "read_bytes"): image = image.read_bytes()
     if not isinstance(image, (bytes, bytearray)): raise InputError(
         f"An image must be bytes, as read from a file, or a data: URL, not {type(image).__name__}")
-    if (kind := image_format(bytes(image[:16]))) is None: raise InputError("An image must be a PNG, JPEG, GIF or WebP file")
+    if (kind := image_format(bytes(image[:16]))) is None:
+        raise InputError("An image must be a PNG, JPEG, GIF or WebP file")
     return f"data:image/{kind.lower()};base64,{base64.b64encode(image).decode()}"
 
 _as_json = "\n\nReply with nothing but the answer as JSON: "
@@ -50,7 +51,8 @@ def as_request(
     ) -> str|list:     # a prompt, or messages
     "A prompt as it goes to a model"
     if not isinstance(prompt, str):
-        raise InputError(f"A prompt must be a string, not {type(prompt).__name__}: put question and text into one string")
+        raise InputError(f"A prompt must be a string, not {type(prompt).__name__}: "
+                         "put question and text into one string")
     prompt = with_type(prompt, typed)
     parts = [dict(type="image_url", image_url=dict(url=_image_url(o))) for o in images or ()]
     if not parts and not system: return prompt
@@ -87,7 +89,8 @@ class SubLM:
         lm: LM|None,        # `None`: calls raise an error saying that there is no model
         cache: Any=None,    # a `Cache` for replies
         on_fanout: Callable|None=None, # is given a `Fanout`; only `True` or `None` lets it start
-        child: Callable|None=None, # coroutine function that runs a child: (question, context, answer type) -> its answer
+        # coroutine function that runs a child: (question, context, answer type) -> its answer
+        child: Callable|None=None,
         max_children: int=8, # that run at once
         system: str|None=None, # said before each prompt
         choices: dict={}):  # further models that code may ask for, by name
@@ -110,7 +113,8 @@ def named(self:SubLM, model: str|None=None) -> LM:
     if self.lm is None: raise InputError("There is no model behind llm_query: prep_shell(context, model=...) sets one")
     if model is None: return self.lm
     if model in self.choices: return self.choices[model]
-    there = f"model is one of {', '.join(self.choices)}" if self.choices else "there is one model only, leave `model` out"
+    there = (f"model is one of {', '.join(self.choices)}" if self.choices else
+             "there is one model only, leave `model` out")
     raise InputError(f"There is no model {model!r:.80}: {there}.")
 
 # %% ../nbs/08_subcalls.ipynb #789349e9
@@ -127,8 +131,8 @@ def _plan(self:SubLM, lm, weights):
 def _approved(self:SubLM, plan):
     "Raise `InputError` if a batch is not wanted"
     if self.on_fanout is None or plan.calls < 2 or self.on_fanout(plan) in (None, True): return
-    raise InputError(f"A batch of {plan.calls:,} calls ({plan.tokens:,} tokens, {fmt_cost(plan.cost)}) was not approved: "
-                     "ask for less.")
+    raise InputError(f"A batch of {plan.calls:,} calls ({plan.tokens:,} tokens, {fmt_cost(plan.cost)}) "
+                     "was not approved: ask for less.")
 
 # %% ../nbs/08_subcalls.ipynb #b624d0ac
 def ends(text, n=100):
@@ -221,7 +225,8 @@ def settle(self:_Batch, results):
 def _once_more(self:_Batch, i, text, e):
     "Prepare to ask again; whether the budget allows it"
     asked = as_messages(self.requests[i])
-    self.requests[i] = [*asked, dict(role="assistant", content=text or "-"), dict(role="user", content=f"{e} Reply again.")]
+    self.requests[i] = [*asked, dict(role="assistant", content=text or "-"),
+                        dict(role="user", content=f"{e} Reply again.")]
     try:
         if new := self.recalled([i]): self.admit(new)
     except LimitExceeded: return False
@@ -241,7 +246,8 @@ def _raised(res):
 def _told(results): return [CallError(f"ERROR: {o}") if isinstance(o, BaseException) else o for o in results]
 
 def _listed(o, what):
-    if isinstance(o, str) or not hasattr(o, "__iter__"): raise InputError(f"{what} must be a list, not {type(o).__name__}")
+    if isinstance(o, str) or not hasattr(o, "__iter__"):
+        raise InputError(f"{what} must be a list, not {type(o).__name__}")
     return list(o)
 
 def _type(response_format): return None if response_format is None else AnswerType(response_format)
@@ -263,7 +269,8 @@ async def _abatch(self:SubLM, prompts, images=None, response_format=None, model=
 # %% ../nbs/08_subcalls.ipynb #e657f9dc
 @patch
 def llm_query(self:SubLM, prompt: str, images: list=None, response_format=None, model: str=None):
-    "Ask another LM, which sees only `prompt` and `images` (bytes); with `response_format`, such as int or list[str], it gives that type"
+    ("Ask another LM, which sees only `prompt` and `images` (bytes); with `response_format`, such as int or list[str], "
+     "it gives that type")
     return _raised(self._batch([prompt], images and [images], response_format, model)[0])
 
 @patch
@@ -277,7 +284,8 @@ async def allm_query(self:SubLM, prompt: str, images: list=None, response_format
     return _raised((await self._abatch([prompt], images and [images], response_format, model))[0])
 
 @patch
-async def allm_query_batched(self:SubLM, prompts: list, images: list=None, response_format=None, model: str=None) -> list:
+async def allm_query_batched(self:SubLM, prompts: list, images: list=None, response_format=None,
+                             model: str=None) -> list:
     "`llm_query_batched` to `await`"
     return _told(await self._abatch(_listed(prompts, "prompts"), images, response_format, model))
 
@@ -293,7 +301,8 @@ def _whole(question, context):
 async def _child(self:SubLM, slots, question, context, response_format):
     async with slots:
         try: return await self.child(question, context, response_format)
-        except Exception as e: return CallError(f"ERROR: {e if isinstance(e, RLMError) else f'{type(e).__name__}: {e}'}")
+        except Exception as e:
+            return CallError(f"ERROR: {e if isinstance(e, RLMError) else f'{type(e).__name__}: {e}'}")
 
 @patch
 async def _children(self:SubLM, questions, contexts, response_format):
@@ -313,7 +322,8 @@ def _ask_children(self:SubLM, questions, contexts, response_format):
 # %% ../nbs/08_subcalls.ipynb #1d813a2a
 @patch
 def rlm_query(self:SubLM, question: str, context: Any=None, response_format=None):
-    "Have a child with a shell of its own answer `question` about `context`, when that is too much for one prompt; 'ERROR: …' if it fails"
+    ("Have a child with a shell of its own answer `question` about `context`, when that is too much for one prompt; "
+     "'ERROR: …' if it fails")
     return self._ask_children([question], None if context is None else [context], response_format)[0]
 
 @patch

@@ -35,7 +35,8 @@ def _how(node): return f'To record it, with the real model: pytest --rlm-record 
 # %% ../nbs/16_testing.ipynb #68165d14
 @pytest.fixture
 def replayed(request):
-    "replayed(model, name=None, record=None): a model that answers from runs/NAME.jsonl; the models of an RLM are exchanged"
+    ("replayed(model, name=None, record=None): a model that answers from runs/NAME.jsonl; "
+     "the models of an RLM are exchanged")
     from rlm.recording import recorded
     node,n = request.node,0
     def give(model, name=None, record=None):
