@@ -42,7 +42,7 @@ def reply(messages, tools=None):
 
 WAYS = '''
 import asyncio, os, sys
-from rlm import LM, RLM, advanced_toolloop, make_run_repl, prep_shell, run
+from rlm import LM, RLM, Replay, advanced_toolloop, make_run_repl, prep_shell, run
 from rlm.events import Limits
 from rlm.model import arun
 from rlm.prompts import REPL_SYSTEM_PROMPT
@@ -75,6 +75,16 @@ class Ways:
         *_, last = advanced_toolloop("ask sub", REPL_SYSTEM_PROMPT, [repl], sh, dialect="tools")
         same(last["answer"], x)
         sh.close()
+    def batch(self, x):
+        same([o.answer for o in self.rlm.batch([("ask sub", f"{x}{i}") for i in range(3)], progress=False)], [f"{x}{i}" for i in range(3)])
+    def again(self, x):
+        t = self.rlm.completion("ask sub", x).trajectory
+        same(RLM(Replay(t), **self.kw).completion("ask sub", x).answer, x)
+        same(self.rlm.resume(t, x).answer, x)
+        same(t.fork(1, "FINAL(context + '!')", context=x, model=self.lm, sub_model=self.lm).answer, x + "!")
+        sh = t.at(1, x)
+        same(sh.run("context").result, repr(x))
+        sh.close()
 
     async def acompletion(self, x):
         for how, end in dict(sub=x, child=x + "/child", awaited=x).items():
@@ -93,14 +103,23 @@ class Ways:
         sh = prep_shell(x, self.lm, shell=self.kw["shell"])
         same((await sh.arun("await allm_query('echo ' + context)")).result, repr(x))
         sh.close()
+    async def abatch(self, x):
+        res = await self.rlm.abatch([("ask sub", f"{x}{i}") for i in range(3)], progress=False)
+        same([o.answer for o in res], [f"{x}{i}" for i in range(3)])
+    async def aagain(self, x):
+        t = (await self.rlm.acompletion("ask sub", x)).trajectory
+        same((await RLM(Replay(t), **self.kw).acompletion("ask sub", x)).answer, x)
+        same((await self.rlm.aresume(t, x)).answer, x)
+        same((await t.afork(1, "FINAL(context + '!')", context=x, model=self.lm, sub_model=self.lm)).answer, x + "!")
 
-    def all(self, x, sync=True):
-        for way in (self.completion, self.stream, self.session, self.run, self.complete, self.shell): way(x)
+    def ways(self): return [self.completion, self.stream, self.session, self.run, self.complete, self.shell, self.batch, self.again]
+    def aways(self):
+        return [self.acompletion, self.astream, self.asession, self.arun, self.acomplete, self.ashell, self.abatch, self.aagain]
+    def all(self, x):
+        for way in self.ways(): way(x)
     async def aall(self, x):
-        for way in (self.acompletion, self.astream, self.asession, self.arun, self.acomplete, self.ashell): await way(x)
-    async def together(self, x):
-        ways = [self.acompletion, self.astream, self.asession, self.arun, self.acomplete, self.ashell]
-        await asyncio.gather(*(way(f"{x}{i}") for i, way in enumerate(ways)))
+        for way in self.aways(): await way(x)
+    async def together(self, x): await asyncio.gather(*(way(f"{x}{i}") for i, way in enumerate(self.aways())))
 '''
 exec(WAYS)
 
