@@ -768,6 +768,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'rlm.live.WorkerCells._begin': ('live.html#workercells._begin', 'rlm/live.py'),
                           'rlm.live.WorkerCells._collect': ('live.html#workercells._collect', 'rlm/live.py'),
                           'rlm.live.WorkerCells._end': ('live.html#workercells._end', 'rlm/live.py'),
+                          'rlm.live.WorkerCells._listen': ('live.html#workercells._listen', 'rlm/live.py'),
                           'rlm.live.WorkerCells.as_sent': ('live.html#workercells.as_sent', 'rlm/live.py'),
                           'rlm.live._As': ('live.html#_as', 'rlm/live.py'),
                           'rlm.live._As.__init__': ('live.html#_as.__init__', 'rlm/live.py'),

@@ -195,6 +195,7 @@ class CellResult:
     final: Any = UNSET # the answer, when the cell gave one
     restored: tuple = () # protected names that the cell had changed
     kept: str|None = None # the variable in which the shell keeps all of this text, when it is long
+    kept_chars: int = 0 # its length
 
     @property
     def ended(self) -> bool:
@@ -234,7 +235,7 @@ def text(self: CellResult,
 ) -> str:
     "What a model is shown of this cell, never longer than `max_output` characters"
     shown, note = self.whole_text(), ""
-    if k := self.kept: note = f"\n[{len(shown):,} characters, kept as {k}: page({k}, 1), page({k}, 2), …]"
+    if k := self.kept: note = f"\n[{self.kept_chars:,} characters, kept as {k}: page({k}, 1), page({k}, 2), …]"
     if not shown: shown = "[no output; the answer is recorded]" if self.ended else "[no output]"
     if self.restored: note += f"\n[put back, the shell needs them: {', '.join(self.restored)}]"
     return (clip(shown, max(max_output - len(note), 0)) + note)[:max_output]

@@ -29,7 +29,7 @@ class ShellLimits:
     processes: int|None = 64          # processes and threads at a time
     file_size: int|None = 100_000_000 # bytes of the largest file
     open_files: int|None = 256        # open files of one process
-    output: int = 20_000              # characters kept of a cell's stdout, and of its stderr: head and tail
+    output: int = 20_000              # characters sent of a cell's stdout, and of its stderr: head and tail
     def __post_init__(self):
         for k, v in vars(self).items():
             if v is None and k not in ("memory", "output"): continue

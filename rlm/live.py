@@ -13,7 +13,7 @@ from contextlib import suppress
 from .cell import CellResult, HeadTail, cell_error, clip, patch
 from .channel import LIVE, SNAPSHOT, Channel, Packer, ProtocolError, to_frame, unpack
 from .plain import plain
-from .shell import InProcessShell
+from .shell import MOST_KEPT, InProcessShell
 
 # %% ../nbs/06_live.ipynb #54905bdf
 def memory_file(name: str) -> int:
@@ -58,9 +58,12 @@ class Journal(HeadTail):
 class WorkerCells(InProcessShell):
     "The shell of a worker"
     sends = True
-    def __init__(self, keep, journal, files, offload=None):
+    def __init__(self, output, journal, files, offload=None):
+        self.output = output # characters of stdout, and of stderr, that are sent; a variable may keep more
         self.journal, self.files = journal, files # file descriptors; `files` are behind 1 and 2
-        super().__init__(keep, offload)
+        super().__init__(output if offload is None else max(output, MOST_KEPT), offload)
+
+    def _listen(self, cell, room): super()._listen(cell, self.output)
 
     def _begin(self, code):
         super()._begin(code)
@@ -386,8 +389,11 @@ def report(self: Live, r: CellResult) -> list:
     "The frame that says what a cell did"
     error = r.error and [r.error.name, r.error.value, r.error.traceback]
     names = [k[:100] for k in list(self.sh._own())[:1000]]
-    told = dict(op="done", id=self.request, cells=self.cells, stdout=r.stdout, stderr=r.stderr, result=r.result,
-                error=error, elided=r.elided, restored=list(r.restored), names=names, ended=r.ended, kept=r.kept)
+    out, err = (clip(o, self.sh.output + 100) for o in (r.stdout, r.stderr)) # a note may stand in them
+    elided = r.elided + len(r.stdout) - len(out) + len(r.stderr) - len(err)
+    told = dict(op="done", id=self.request, cells=self.cells, stdout=out, stderr=err, result=r.result, error=error,
+                elided=elided, restored=list(r.restored), names=names, ended=r.ended, kept=r.kept,
+                kept_chars=r.kept_chars)
     for displays, final in ((_fitting(r.displays), r.final if r.ended else None), ([], None)):
         with suppress(BaseException): # the model's own classes may raise anything
             return to_frame(LIVE, told | dict(displays=displays, final=final), Packer(self.sh.as_sent))

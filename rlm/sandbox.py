@@ -21,7 +21,7 @@ from .events import ContextError, ShellError
 from .launch import (ControlGroup, ShellLimits, available, container_command, process_limit, python_command,
                         sandbox_command, spawn, strongest, worker_env)
 from .live import as_error, born, describe, memory_file
-from .shell import Guarantees
+from .shell import MOST_KEPT, Guarantees
 from .worker import descendants, kill_all
 
 # %% ../nbs/07_sandbox.ipynb #7a0436d2
@@ -517,7 +517,9 @@ def cell_result(m: dict) -> CellResult:
         r = CellResult(is_(m["stdout"], str), is_(m["stderr"], str), is_(m["result"], str, type(None)),
                        [_display(d) for d in is_(m["displays"], list)[:101]], error, 0., is_(m["elided"], int),
                        restored=tuple(texts(m["restored"], 1000)))
-        if (kept := m.get("kept")) is not None: r.kept = re.fullmatch(r"_result_[0-9]{1,9}", kept)[0]
+        if (kept := m.get("kept")) is not None:
+            r.kept, chars = re.fullmatch(r"_result_[0-9]{1,9}", kept)[0], is_(m["kept_chars"], int)
+            r.kept_chars = max(0, min(chars, MOST_KEPT))
         if m["ended"]: r.final = m["final_text"] if "final_text" in m else m["final"]
         return r
     except (KeyError, TypeError, ValueError, AttributeError) as e: raise ProtocolError(f"not a result: {e}") from None

@@ -1,6 +1,6 @@
 """What a shell keeps for its model, in every home: long output in variables, what they weigh, helpers for reading, and answers
 that the host has to accept."""
-import os, signal, sys
+import os, re, signal, sys
 
 import pytest
 
@@ -67,6 +67,23 @@ def test_what_was_too_long_to_keep_whole_is_not_kept_again(make, home):
     for code in ("print(_result_1)", "print('Here:', _result_1)", "_result_1"):
         r = sh.run(code)
         assert r.kept is None and "page 1 of" in r.text() and list(sh.variables()) == ["_result_1"], code
+
+@pytest.mark.parametrize("home", homes)
+def test_a_variable_keeps_as_much_in_every_home(make, home):
+    "What comes back of a cell has its limit in another process; a variable there has the one that it has in this process"
+    sh, heard = make(home, offload=1000), []
+    sh.on_output = lambda stream, text: heard.append(text)
+    r = sh.run(lines(20_000))
+    assert sh.resolve(r.kept) == "\n".join(f"line {i}" for i in range(20_000))
+    assert r.text().endswith("[208,889 characters, kept as _result_1: page(_result_1, 1), page(_result_1, 2), …]")
+    assert int(re.search(r"\[([\d,]+) characters elided", r.text())[1].replace(",", "")) > 200_000 # of all, not of the rest
+    if home != "inprocess": assert len(r.stdout) <= 20_100 and r.elided > 180_000 and len("".join(heard)) <= 20_000
+    r = sh.run("import sys; print('a'*3_000_000); print('b'*3_000_000, file=sys.stderr)")
+    n = len(sh.resolve(r.kept))
+    assert 900_000 < n <= 1_000_000 and f"[{n:,} characters, kept as _result_2" in r.text()
+    if home == "inprocess": return
+    assert sh.run("import os; os.write(1, b'c'*60_000 + b'middle' + b'c'*60_000)").kept == "_result_3"
+    assert "middle" in sh.resolve("_result_3")
 
 @pytest.mark.parametrize("home", homes)
 def test_everything_that_is_read_counts(make, home):
