@@ -580,6 +580,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'rlm.export._seconds': ('export.html#_seconds', 'rlm/export.py'),
                             'rlm.export._short_calls': ('export.html#_short_calls', 'rlm/export.py'),
                             'rlm.export._split': ('export.html#_split', 'rlm/export.py'),
+                            'rlm.export._statuses_in': ('export.html#_statuses_in', 'rlm/export.py'),
                             'rlm.export._story': ('export.html#_story', 'rlm/export.py'),
                             'rlm.export._sub_chats': ('export.html#_sub_chats', 'rlm/export.py'),
                             'rlm.export._summary': ('export.html#_summary', 'rlm/export.py'),

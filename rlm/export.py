@@ -470,6 +470,15 @@ def _as_run(o):
     if isinstance(t, Trajectory): return t
     raise InputError(f"Chats are made of several runs: [...] of trajectories, results or paths of logs, not {o!r:.80}")
 
+_statuses = "done", "fallback", "limit", "error", "cancelled"
+
+def _statuses_in(keep):
+    "How runs may have ended; raises `InputError` for what is no end"
+    ends = [keep] if isinstance(keep, str) or not isinstance(keep, Iterable) else list(keep)
+    if odd := [o for o in ends if o not in _statuses]:
+        raise InputError(f"keep is one or several of {', '.join(_statuses)}, or a function, not {odd[0]!r:.80}")
+    return ends
+
 def chats(
     runs: Iterable,           # trajectories, results, or paths of logs
     path: str|Path|None=None, # of a JSONL file to write; default: the chats are given back
@@ -477,8 +486,8 @@ def chats(
     keep: str|Iterable|Callable="done", # runs that ended so; or a function of a `Trajectory`: whether to keep it
     ) -> list|Path:
     "Chats of many runs"
-    ends = {keep} if isinstance(keep, str) else None if callable(keep) else set(keep)
-    wanted = (lambda o: o.status in ends) if ends is not None else keep
+    ends = None if callable(keep) else _statuses_in(keep)
+    wanted = keep if ends is None else lambda o: o.status in ends
     kept = [o for o in map(_as_run, runs) if o.run and wanted(o)]
     res = [c for o in kept for c in o.to_chats(which)]
     return res if path is None else _put(path, (f"{json.dumps(o)}\n" for o in res))

@@ -220,6 +220,8 @@ def test_chats_of_many_logs(rich, tmp_path):
     assert [json.loads(o) for o in path.read_text().splitlines()] == rich.to_chats() * 2
     for odd in (rich, [None]):
         with pytest.raises(InputError, match="Chats are made of several runs"): chats(odd)
+    for odd in ("doen", "", ("done", "finished"), None, 5, [["done"]]):
+        with pytest.raises(InputError, match="keep is one or several of done, fallback, limit, error, cancelled, or a function, not"): chats([rich], keep=odd)
     assert chats([rich], keep="limit") == [] and len(chats([rich], keep=lambda t: "12 days" in t.answer)) == 1
 
 def test_a_fenced_run_has_no_tools():
