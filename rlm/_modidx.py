@@ -553,6 +553,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'rlm.export._conversation': ('export.html#_conversation', 'rlm/export.py'),
                             'rlm.export._ends': ('export.html#_ends', 'rlm/export.py'),
                             'rlm.export._how_ended': ('export.html#_how_ended', 'rlm/export.py'),
+                            'rlm.export._how_theirs_ended': ('export.html#_how_theirs_ended', 'rlm/export.py'),
                             'rlm.export._is_code': ('export.html#_is_code', 'rlm/export.py'),
                             'rlm.export._is_plain': ('export.html#_is_plain', 'rlm/export.py'),
                             'rlm.export._loads': ('export.html#_loads', 'rlm/export.py'),

@@ -12,6 +12,7 @@ __all__ = ['WRITTEN', 'record', 'Answers', 'Ended', 'chats', 'from_rlms']
 # %% ../nbs/12_export.ipynb #b2577442
 import itertools, json, re, warnings
 from collections import defaultdict, deque
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Callable, Iterable
@@ -567,7 +568,8 @@ def _rlms_lines(t):
     last = {e.run: e.id for e in kept if isinstance(e, Reply)}
     finals = {last.get(e.run): answer_text(e.answer) for e in kept if isinstance(e, Final)}
     turns = [(s, to_messages(kept[:place[id(s.reply)]])) for s in t.steps if id(s.reply) in place]
-    return [_rlms_about(t.run, kept[0].time),
+    ended = dict(status=t.status, limit=t.limit, error=t.error)
+    return [_rlms_about(t.run, kept[0].time) | dict(ended=ended),
             *(_rlms_turn(n, s, before, finals.get(s.reply.id)) for n,(s,before) in enumerate(turns, 1))]
 
 # %% ../nbs/12_export.ipynb #4d312022
@@ -641,6 +643,15 @@ def _take_turn(t, run, step, turn):
     for b in blocks: _take_block(t, reply, b)
     return took
 
+# %% ../nbs/12_export.ipynb #9ec7c039
+def _how_theirs_ended(about, final):
+    "How the answer was given, and `End` with what is known of the end; `final` is the turn that has the answer"
+    ended,said,answer = about.get("ended"),*(_text((final or {}).get(k)).strip() for k in ("response", "final_answer"))
+    how = None if not final else "code" if final.get("code_blocks") else "fallback" if said == answer else "text"
+    if not isinstance(ended, dict) or ended.get("status") not in _statuses:
+        ended = dict(status="fallback" if how == "fallback" else "done") if how else None
+    return how,ended and End(**{k: _text(ended[k]) for k in ("status", "limit", "error") if ended.get(k) is not None})
+
 # %% ../nbs/12_export.ipynb #fc3a176e
 def _take_run(t, about, turns, cell=None):
     "Add a run of theirs to a trajectory"
@@ -652,11 +663,11 @@ def _take_run(t, about, turns, cell=None):
         shell="docker" if about.get("environment_type") == "docker" else "inprocess",
         time=_seconds(about.get("timestamp") or (turns[0].get("timestamp") if turns else None))))
     spent = sum(_take_turn(t, run, step, o) for step,o in enumerate(turns, 1))
-    final = next((o["final_answer"] for o in reversed(turns) if o.get("final_answer") is not None), None)
-    if final is None: return
-    when = _seconds(turns[-1].get("timestamp"))
-    t.append(Final(run=run.id, parent=run.id, answer=final, time=when))
-    t.append(End(run=run.id, parent=run.id, seconds=spent, time=when))
+    final = next((o for o in reversed(turns) if o.get("final_answer") is not None), None)
+    how,end = _how_theirs_ended(about, final)
+    about_end = dict(run=run.id, parent=run.id, time=_seconds(turns[-1].get("timestamp")) if turns else run.time)
+    if final: t.append(Final(answer=final["final_answer"], how=how, **about_end))
+    if end: t.append(replace(end, seconds=spent, **about_end))
 
 # %% ../nbs/12_export.ipynb #7cd0dda1
 def _rlms_line(path, i, line):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.events import Cell, End, Final, InputError, Limits, Reply, Resume, Run, Subcall
+from rlm.events import Cell, End, Final, InputError, Limits, Reply, Resume, RLMError, Run, Subcall
 from rlm.export import Answers, chats, from_rlms, record
 from rlm.model import RLM
 from rlm.offline import Fault, ScriptedLM, serve, tool_call
@@ -266,6 +266,41 @@ def test_a_log_of_theirs(tmp_path):
     sub, = t.sub_calls
     assert (sub.reply, sub.usage.prompt_tokens, sub.parent) == ("Acme", 5, t.cells[0].id) and t.replies[0].seconds == 2.5
     assert "print(llm_query('Who?'))" in t.to_notebook() and len(t.to_chats()) == 1
+
+def test_how_a_run_of_theirs_ended(tmp_path):
+    "What they ask for after the last turn is no proper end; a log without an answer does not say why"
+    about,turn = _theirs
+    silent = turn | dict(response="I look.", final_answer=None)
+    asked = turn | dict(iteration=2, response="Acme, I think.", code_blocks=[], final_answer="Acme, I think.", iteration_time=None)
+    text = asked | dict(response="FINAL(Acme)", final_answer="Acme")
+    for turns,status,how,kept in (([turn], "done", "code", 1), ([silent, asked], "fallback", "fallback", 0), ([silent, text], "done", "text", 1),
+                                  ([silent], None, None, 0), ([], None, None, 0)):
+        path = tmp_path/"theirs.jsonl"
+        path.write_text("".join(f"{json.dumps(o)}\n" for o in (about, *turns)))
+        t = from_rlms(path)
+        assert (t.status, t.how, len(chats([t]))) == (status, how, kept), turns
+    for odd in ("done", dict(status="over"), dict(status=["done"]), [1], dict()): # of anybody
+        path.write_text("".join(f"{json.dumps(o)}\n" for o in (about | dict(ended=odd), silent, asked)))
+        assert from_rlms(path).status == "fallback"
+
+def _stopped(messages, tools):
+    said = sum(m["role"] == "assistant" for m in messages)
+    return tool_call("n = len(context)") if not said else "Three, perhaps."
+
+def _goes_down(messages, tools): return tool_call("1") if len(messages) == 2 else Fault(400, "not today")
+
+@pytest.mark.parametrize("model,limits,status,limit,how", [(_stopped, dict(max_steps=2), "limit", "max_steps", "fallback"), (_stopped, {}, "fallback", None, "fallback"),
+    (lambda m, tools: "FINAL(three)" if len(m) > 2 else tool_call("1"), dict(max_steps=2), None, None, "text"), (_goes_down, {}, "error", None, None)])
+def test_how_a_run_of_ours_ended_is_known_again(model, limits, status, limit, how, tmp_path):
+    log = tmp_path/"run.jsonl"
+    with RLM(ScriptedLM(model, retries=0), limits=Limits(**limits)) as rlm:
+        try: rlm.completion("How many?", "abc", log=log)
+        except RLMError: assert status == "error"
+    t = Trajectory.load(log)
+    assert status is None or (t.status, t.limit) == (status, limit), t
+    back = from_rlms(t.to_rlms(tmp_path/"theirs.jsonl"))
+    assert (back.status, back.limit, back.error, back.how, back.answer) == (t.status, t.limit, t.error, how if t.how else None, t.answer)
+    assert chats([back]) == [] or t.status == "done"
 
 def test_a_log_of_theirs_in_utf_8(tmp_path):
     "What parts lines elsewhere does not part those of JSON"
