@@ -10,13 +10,13 @@ input, 3 stopped at a limit, 130 interrupted."""
 # %% auto #0
 __all__ = ['NO_MODEL', 'Question', 'Paths', 'Model', 'SubModel', 'BaseURL', 'MaxSteps', 'MaxCost', 'MaxTokens', 'MaxSeconds',
            'MaxSubCalls', 'MaxDepth', 'Shell', 'CellSeconds', 'CellMemory', 'Json', 'Quiet', 'LogDir', 'NoLog', 'app',
-           'Version', 'EXAMPLES', 'RunName', 'ABOUT_RUN', 'MoreSteps', 'MoreDepth', 'Insist', 'OtherModel', 'OtherSub',
-           'OtherURL', 'To', 'Output', 'DEMO', 'ABOUT_DEMO', 'read_stdin', 'read_context', 'say', 'warnings_said',
-           'streams_kept', 'interrupts', 'exit_code', 'sentence', 'as_json', 'check', 'home_for', 'where',
-           'shell_limits', 'view_on', 'fail', 'report', 'unheard', 'carry_out', 'ask_model', 'answer', 'rlm', 'ask',
-           'run_names', 'summary_json', 'runs', 'readable', 'load_run', 'play', 'show_page', 'view', 'recorded_context',
-           'known_limits', 'resume_run', 'resume', 'exported', 'export', 'demo_run', 'demo', 'doctor', 'run_command',
-           'main']
+           'Version', 'EXAMPLES', 'RunName', 'ABOUT_RUN', 'OVER', 'MoreSteps', 'MoreDepth', 'Insist', 'OtherModel',
+           'OtherSub', 'OtherURL', 'To', 'Output', 'DEMO', 'ABOUT_DEMO', 'read_stdin', 'read_context', 'say',
+           'warnings_said', 'streams_kept', 'interrupts', 'exit_code', 'sentence', 'as_json', 'check', 'home_for',
+           'where', 'shell_limits', 'view_on', 'fail', 'report', 'unheard', 'carry_out', 'ask_model', 'answer', 'rlm',
+           'ask', 'run_names', 'summary_json', 'runs', 'readable', 'load_run', 'play', 'show_page', 'view',
+           'recorded_context', 'is_over', 'known_limits', 'resume_run', 'resume', 'exported', 'export', 'demo_run',
+           'demo', 'doctor', 'run_command', 'main']
 
 # %% ../nbs/17_cli.ipynb #7d7d126a
 import atexit, json, os, re, shutil, signal, sys, traceback, warnings
@@ -470,6 +470,15 @@ def recorded_context(run, paths):
     with chdir(folder) if os.path.isdir(folder := str(run.settings.get("folder"))) else nullcontext():
         return read_context([str(o) for o in noted])
 
+# %% ../nbs/17_cli.ipynb #c1daddf8
+OVER = "there is nothing to go on with: this run is over, and has given its answer"
+
+def is_over(trajectory) -> bool:
+    "Whether the last question of a log has its answer"
+    from rlm.events import Run
+    last = [o for o in trajectory.own() if isinstance(o, Run)][-1]
+    return trajectory.of(last.id).status in ("done", "fallback")
+
 # %% ../nbs/17_cli.ipynb #221bb4a3
 def known_limits(trajectory, named):
     "`Limits` of a log with some others; `None` where none is named"
@@ -480,14 +489,12 @@ def known_limits(trajectory, named):
     return Limits(**known | named) if named else None
 
 def resume_run(view, trajectory, context, model, insist, limits, kwargs):
-    "Go on, with `view` listening; `False` where there was nothing to do"
+    "Go on, with `view` listening"
     from rlm.revisit import resume
     from rlm.trajectory import LogWarning
     view.catch_up(trajectory)
-    n = len(view.trajectory)
     with warnings_said(LogWarning):
         resume(trajectory.path, context, model, insist=insist, limits=limits, on_event=view, verbose=False, **kwargs)
-    return len(view.trajectory) > n
 
 # %% ../nbs/17_cli.ipynb #d907d0fe
 MoreSteps = Annotated[int|None, _opt("As for 'rlm ask'; default: as in the log.", "--max-steps", metavar="N", min=1)]
@@ -504,15 +511,17 @@ def resume(run: RunName, path: Paths=None, model: OtherModel=None, sub_model: Ot
            json_out: Json=False, quiet: Quiet=False, log_dir: LogDir=None):
     """Go on with a run that was stopped.
 
-    It may have been killed, or interrupted, have failed, or come to a limit. What was asked is not asked again, but the
-    code in the log runs again: in the sandbox, where this machine has one. The text is read from where it came from, or
-    from PATH. What the run has used counts: one that was stopped at a limit needs a higher one.
+    It may have been killed, or interrupted, have failed, or come to a limit; of one that is over you get the answer.
+    What was asked is not asked again, but the code in the log runs again: in the sandbox, where this machine has one.
+    The text is read from where it came from, or from PATH. What the run has used counts: one that was stopped at a
+    limit needs a higher one.
 
     Exit codes: 0 answered, 1 failed, 2 wrong usage or input, 3 stopped at a limit, 130 interrupted."""
     named = dict(max_steps=max_steps, max_cost=max_cost, max_seconds=max_seconds, max_tokens=max_tokens,
                  max_sub_calls=max_sub_calls, max_depth=max_depth)
     def prepare():
         t = load_run(run, log_dir)
+        if is_over(t): return t.path,OVER,lambda view: not view.catch_up(t)
         limits,context = known_limits(t, named),recorded_context(t.run, path)
         home = home_for(shell or "auto")
         given = {k: v for k,v in dict(sub_model=sub_model, base_url=base_url, shell=home).items() if v}

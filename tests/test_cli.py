@@ -402,6 +402,18 @@ def test_a_run_that_is_done_gives_its_answer_again(rlm, asked):
     assert (code, out) == (0, "Ben is ill.\n")
     assert json.loads(rlm("resume", asked, "--json", "-q")[1])["answer"] == "Ben is ill."
 
+def test_nothing_is_read_for_a_run_that_is_over(rlm, monkeypatch):
+    import io
+    def pipe(data): monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    pipe(b"Ben is ill.")
+    assert rlm("ask", "Who is ill?", "-q", *offline)[0] == 0
+    pipe(b"")
+    over = "rlm: there is nothing to go on with: this run is over, and has given its answer\n"
+    assert rlm("resume", "last") == rlm("resume", "last", "nowhere.txt", "--max-steps", "90") == (0, "Ben is ill.\n", over)
+    assert rlm("resume", "last", "-q") == (0, "Ben is ill.\n", "")
+    code,out,err = rlm("resume", "last", "--json")
+    assert (code, json.loads(out)["status"], err) == (0, "done", over)
+
 def test_another_text_is_refused_unless_one_insists(rlm, scripted):
     model = scripted([tool_call("n = len(context)"), "FINAL(two, perhaps)", tool_call("FINAL(n)")])
     assert rlm("ask", "How many?", "notes", "--max-steps", "2", *model)[0] == 3
