@@ -184,6 +184,10 @@ def load(cls:Trajectory,
     *whole,last = data.decode(errors="replace").split("\n")
     if last and not _events([last])[1]: whole,last = [*whole, last],"" # only the end of the line is missing
     with _uncollected(): events,bad = _events(whole)
+    if whole and (version := _version(whole[0])) > VERSION:
+        newer = f"{path}: written in version {version} of this format: update rlm"
+        if not skip: raise InputError(f"{newer} to read it")
+        warnings.warn(f"{newer} to see all that is in it", LogWarning, 2)
     if bad and not (skip and events): raise InputError(f"{path}, {_listed(bad)}")
     if bad: warnings.warn(f"{path}: left out {_listed(bad)}", LogWarning, 2)
     if not events and last: raise InputError(f"{path}, line 1: {_not_event(last)}")
@@ -218,7 +222,6 @@ def _events(lines):
             else: events.append(e)
             ids.add(e.id)
             runs.add(e.run)
-    if lines and (v := _version(lines[0])) > VERSION: bad[1] = f"written in version {v} of this format: update rlm to read it"
     return events,bad
 
 def _misplaced(run, ids, runs):
@@ -339,7 +342,11 @@ def cost(self:Trajectory) -> float|None: return self.usage.cost
 
 # %% ../nbs/01_trajectory.ipynb #eaa98303
 @patch
-def _last(self:Trajectory, cls): return next((e for e in reversed(self.kept()) if isinstance(e, cls)), None)
+def _last(self:Trajectory, cls):
+    "The last event of this kind in the last of the topmost runs"
+    kept = self.kept()
+    run = next((e.id for e in reversed(kept) if isinstance(e, Run)), None)
+    return next((e for e in reversed(kept) if isinstance(e, cls) and (run is None or e.run in (None, run))), None)
 
 @patch(as_prop=True)
 def answer(self:Trajectory) -> Any:

@@ -109,8 +109,10 @@ def plain_folds(t):
         steps.append([r.id, [e.id for e in cells], subs, [[e.id for e in t if not top(whose(e)) and root(whose(e)) == o.id] for o in firsts], r in kept])
     paid = Usage()
     for e in t: paid = paid + getattr(e, "usage", Usage())
+    asked = [e.id for e in kept if isinstance(e, Run)]
     return dict(own=[e.id for e in own], kept=[e.id for e in kept], steps=steps, tokens=paid.total_tokens, calls=paid.calls,
-        answer=next((e.answer for e in reversed(kept) if isinstance(e, Final)), None), messages=to_messages(kept))
+        answer=next((e.answer for e in reversed(kept) if isinstance(e, Final) and (not asked or e.run in (None, asked[-1]))), None),
+        messages=to_messages(kept))
 
 @few
 @given(ops=ops)
@@ -505,3 +507,13 @@ def test_time_is_linear(name, tmp_path):
         return best
     few,many = once(150),once(1200)
     assert many < 28*few + 0.01, (few, many)
+
+def test_what_the_last_question_of_a_session_came_to():
+    "An earlier one has its own end"
+    t = Trajectory()
+    for e in (Run(id=1, query="One?"), Reply(run=1), Final(run=1, answer="first"), End(run=1, status="done"), Run(id=9, query="Two?"), Reply(run=9)):
+        t.append(e)
+    assert (t.answer, t.how, t.status, t.seconds) == (None, None, None, 0.)
+    assert (t.of(1).answer, t.of(1).status) == ("first", "done")
+    t.append(End(run=9, status="cancelled"))
+    assert (t.answer, t.status) == (None, "cancelled")
