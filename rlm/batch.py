@@ -185,7 +185,7 @@ async def _asked_in(rlm, item, lease, heard, begun=False):
     if asyncio.current_task().cancelling(): raise asyncio.CancelledError
     if begun and isinstance(failed, (InputError, ReplayError)): raise failed
     res = session.result or as_failed(item, failed)
-    if res.status is None: res = as_failed(replace(item, log=None), failed) # there is no run: its log could not be opened
+    if res.status is None: res = as_failed(replace(item, log=None), failed) # no run: its log could not be opened
     res.shell = None # a thousand of them would be much to keep
     return res
 

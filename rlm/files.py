@@ -400,7 +400,8 @@ def _without_ways_out(files, folder):
     "Without links that lead out of `folder`"
     home = os.path.realpath(folder)
     out = {k: short_name(k) for k,o in files.items() if not Path(os.path.realpath(o)).is_relative_to(home)}
-    if out: warn(_left_out([*out.values()], len(files), f"links that lead out of {short_name(folder)} (name them to have them)"))
+    if out: warn(_left_out([*out.values()], len(files),
+                           f"links that lead out of {short_name(folder)} (name them to have them)"))
     return {k: o for k,o in files.items() if k not in out}
 
 def folder_files(folder: Path) -> dict:

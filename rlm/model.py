@@ -54,7 +54,8 @@ def _check_params(params, named):
     for k in params:
         if k in _elsewhere: raise InputError(f"RLM has no {k}: it is {_elsewhere[k]}")
         if near := difflib.get_close_matches(k, ours, 1, 0.8): raise InputError(f"RLM has no {k}: is it {near[0]}?")
-    if params and not named: raise InputError(f"{', '.join(params)}: give these to LM(...), since no model is given by its name")
+    if params and not named:
+        raise InputError(f"{', '.join(params)}: give these to LM(...), since no model is given by its name")
 
 # %% ../nbs/10_model.ipynb #d23d5458
 def _check_options(o):
@@ -79,20 +80,22 @@ class RLM:
         sub_model: str|LM|list|None=None, # behind `llm_query`; a list for depth 1, 2, ...; default: the root model
         *,
         base_url: str|None=None,   # an OpenAI-compatible endpoint for models given by name
-        limits: Limits=Limits(),   # of each question with all that it starts: steps, depth, calls, tokens, dollars, seconds
-        shell: str="inprocess",    # where code runs: "inprocess", "process", "sandbox", "docker:IMAGE", "podman:IMAGE", "auto"
+        limits: Limits=Limits(),   # of each question and all it starts: steps, depth, calls, tokens, dollars, seconds
+        # where code runs: "inprocess", "process", "sandbox", "docker:IMAGE", "podman:IMAGE", "auto"
+        shell: str="inprocess",
         shell_limits: ShellLimits|None=None, # what code may use, in another process
-        tools: Iterable[Callable]|dict=(), # functions of yours, for the code to call; in a dict also other values, by name
+        tools: Iterable[Callable]|dict=(), # functions of yours, for code to call; in a dict also other values, by name
         sub_tools: Iterable[Callable]|dict|None=None, # those of children; default: the same
-        choices: dict={},          # further models that code may ask for by name, as in llm_query(prompt, model="strong")
+        choices: dict={},          # further models code may ask for by name, as in llm_query(prompt, model="strong")
         sub_prompt: str|None=None, # system prompt of sub-calls
-        prompt: str|None=None,     # system prompt, default `REPL_SYSTEM_PROMPT`; the functions in the shell are listed after it
+        prompt: str|None=None,     # system prompt, default `REPL_SYSTEM_PROMPT`; the shell's functions are listed after
         max_output: int=5000,      # characters the model is shown of one cell, head and tail
         offload: bool|int=False,   # keep outputs of more characters (`True`: 5,000) in variables
         preview: int=0,            # characters of the context to show the model at once, spaced over it
-        direct_below: int=0,       # tokens; a shorter context goes straight to the model, if half of its window suffices
+        direct_below: int=0,       # tokens; a shorter context goes straight to the model if half of its window suffices
         compact: bool|float=False, # sum up the conversation at this share of the model's window (`True`: 0.8)
-        cache: bool|str|Path|Cache|None=None, # of sub-calls; default: within a question; `True` or a path: on disk; `False`: none
+        # of sub-calls; default: within a question; `True` or a path: on disk; `False`: none
+        cache: bool|str|Path|Cache|None=None,
         verify: str|LM|Callable|None=None, # a model, or a function of question, answer, `Evidence`: `None`, or why not
         max_refusals: int=2,       # how often `verify` may send an answer back
         on_fanout: Callable|None=None, # is given a `Fanout` before a batch; only `True` or `None` lets it start
@@ -103,7 +106,7 @@ class RLM:
         log_dir: str|Path|None=None, # where each question gets a log as JSON lines; default: no log is kept
         keep: int=4,               # shells of the last questions that stay open, for `Result.ns`
         on_event: Callable|None=None, # is called with each event
-        verbose: bool|None=None,   # show each run as it happens: `True` everywhere, `False` nowhere; default: in Jupyter
+        verbose: bool|None=None,   # show runs as they happen: `True` everywhere, `False` nowhere; default: in Jupyter
         **params):                 # sent with every request to models given by name, such as `temperature` or `api_key`
         if isinstance(patterns, str): raise InputError(f"patterns must be a list, such as [{patterns!r:.80}]")
         patterns = list(patterns)
@@ -194,8 +197,9 @@ def as_question(
     "What is asked, about what"
     if isinstance(query, str) and len(query) > LONG:
         if context is None: return as_whole(query)
-        if isinstance(context, str) and len(context) < len(query): raise InputError(f"The question has {len(query):,} characters "
-            f"and the context {len(context):,}: the question comes first, completion(question, context).")
+        if isinstance(context, str) and len(context) < len(query):
+            raise InputError(f"The question has {len(query):,} characters and the context {len(context):,}: "
+                             "the question comes first, completion(question, context).")
     if not isinstance(query, (list, tuple)): return query,context
     if not query or not all(isinstance(o, dict) and "content" in o for o in query):
         raise InputError("A question must be a string, or a list of messages with role and content")
@@ -207,8 +211,9 @@ def as_question(
 def _in_words(messages):
     "A conversation as a question, beside a context"
     texts = [o["content"] for o in messages]
-    if not all(isinstance(o, str) for o in texts) or sum(map(len, texts)) > LONG: raise InputError(
-        f"Beside a context, messages must be texts of at most {LONG:,} characters in all: lay longer ones into the context.")
+    if not all(isinstance(o, str) for o in texts) or sum(map(len, texts)) > LONG:
+        raise InputError(f"Beside a context, messages must be texts of at most {LONG:,} characters in all: "
+                         "lay longer ones into the context.")
     earlier = [f"{o.get('role', 'user')}: {o['content']}" for o in messages[:-1]]
     return "\n\n".join([*earlier, texts[-1]])
 
@@ -234,7 +239,7 @@ def _count(self:RLM, e: Event):
 @patch
 def session(self:RLM,
     context: Any=None,       # anything that `load_context` takes: text, list, dict, data frame, `Path`, ...
-    log: str|Path|Trajectory|None=None # where to keep the trajectory, or the trajectory; one with runs in it is gone on from
+    log: str|Path|Trajectory|None=None # where to keep the trajectory, or the trajectory; one with runs is gone on from
     ) -> Session:
     "A shell and a conversation about it, for more than one question"
     return Session(self, context, log)
@@ -275,7 +280,7 @@ def completion(self:RLM,
     query: str|list,          # the question, or messages in OpenAI's format
     context: Any=None,        # anything that `load_context` takes
     response_format: Any=None, # what the answer must be: a type, pydantic model, dataclass, `TypedDict` or JSON schema
-    log: str|Path|None=None,  # where to keep the trajectory; one that is there is gone on from; default: a new file in `log_dir`
+    log: str|Path|None=None,  # where to keep the trajectory; one there is gone on from; default: a new one in `log_dir`
     ) -> Result:
     "Answer a question and wait for it; raises an `RLMError` with the trajectory so far when that is impossible"
     query,session = self._new(query, context, log)
@@ -283,7 +288,8 @@ def completion(self:RLM,
     finally: self._done(session)
 
 @patch
-async def acompletion(self:RLM, query: str|list, context: Any=None, response_format: Any=None, log: str|Path|None=None) -> Result:
+async def acompletion(self:RLM, query: str|list, context: Any=None, response_format: Any=None,
+                      log: str|Path|None=None) -> Result:
     "`completion` to `await`, on any event loop; cancelling the task stops the run, its cells and its calls"
     query,session = self._new(query, context, log)
     try: return await session.acompletion(query, response_format)
@@ -322,8 +328,8 @@ def resume(self:RLM,
     finally: self._done(session)
 
 @patch
-async def aresume(self:RLM, log: str|Path|Trajectory|Result, context: Any=None, response_format: Any=None, insist: bool=False,
-                  contexts: dict={}) -> Result:
+async def aresume(self:RLM, log: str|Path|Trajectory|Result, context: Any=None, response_format: Any=None,
+                  insist: bool=False, contexts: dict={}) -> Result:
     "`resume` to `await`"
     session = self._past(log, context, contexts)
     try: return await session.aresume(response_format, insist)
@@ -331,7 +337,8 @@ async def aresume(self:RLM, log: str|Path|Trajectory|Result, context: Any=None, 
 
 # %% ../nbs/10_model.ipynb #7c9bd3ca
 @patch
-def stream(self:RLM, query: str|list, context: Any=None, response_format: Any=None, log: str|Path|None=None) -> RunStream:
+def stream(self:RLM, query: str|list, context: Any=None, response_format: Any=None,
+           log: str|Path|None=None) -> RunStream:
     "The events of a run as they happen, for `for`; afterwards `result`"
     query,session = self._new(query, context, log)
     stream = session.stream(query, response_format)
@@ -339,7 +346,8 @@ def stream(self:RLM, query: str|list, context: Any=None, response_format: Any=No
     return stream
 
 @patch
-def astream(self:RLM, query: str|list, context: Any=None, response_format: Any=None, log: str|Path|None=None) -> RunStream:
+def astream(self:RLM, query: str|list, context: Any=None, response_format: Any=None,
+            log: str|Path|None=None) -> RunStream:
     "`stream` for `async for`"
     return self.stream(query, context, response_format, log)
 
@@ -399,7 +407,7 @@ def run(
     return RLM(model, sub_model, **kwargs).completion(query, context, response_format, log)
 
 @delegates(run)
-async def arun(query: str|list, context: Any, model: str|LM, sub_model: str|LM|list|None=None, response_format: Any=None,
-               log: str|Path|None=None, **kwargs) -> Result:
+async def arun(query: str|list, context: Any, model: str|LM, sub_model: str|LM|list|None=None,
+               response_format: Any=None, log: str|Path|None=None, **kwargs) -> Result:
     "`run` to `await`"
     return await RLM(model, sub_model, **kwargs).acompletion(query, context, response_format, log)

@@ -97,7 +97,8 @@ def _record(model, path):
     try:
         with _noting(sessions): yield model
     except BaseException as e:
-        if mine(): e.add_note(f"What was recorded is in {join_logs(mine().values(), kept).path}: if it is right, rename it.")
+        if mine():
+            e.add_note(f"What was recorded is in {join_logs(mine().values(), kept).path}: if it is right, rename it.")
         raise
     if not mine(): raise InputError(f"{path}: nothing to record: no question was asked of {model!r} in this process.")
     join_logs(mine().values(), path)

@@ -45,7 +45,8 @@ def _models(told, model, sub_model, base_url, params):
         return given if isinstance(given, LM) else _lm(about, what, base_url, params)
     root = lm(model, told[0], "model")
     if isinstance(root, Replay) and sub_model is None: return root,None
-    below = told[1:] or ([] if model is None or "kind" in told[0] else told[:1]) # one model for all: the root alone is another
+    # one model for all: the root alone is another
+    below = told[1:] or ([] if model is None or "kind" in told[0] else told[:1])
     if sub_model is None: subs = [_lm(o, "sub_model", base_url, params) for o in below]
     else: subs = [lm(o, {}, "sub_model") for o in (sub_model if isinstance(sub_model, (list, tuple)) else [sub_model])]
     return root,subs or None
@@ -65,7 +66,8 @@ def as_rlm(
     kept = {k: v for k,v in s.items() if k in _options and k not in made_of}
     kept |= dict(shell=run.shell or "inprocess", limits=limits or as_limits(run.limits))
     try:
-        if "choices" not in ours: kept["choices"] = {k: _lm(o, "choices", **made) for k,o in s.get("choices", {}).items()}
+        if "choices" not in ours:
+            kept["choices"] = {k: _lm(o, "choices", **made) for k,o in s.get("choices", {}).items()}
         if "verify" not in ours and "model" in s.get("verify", {}): kept["verify"] = _lm(s["verify"], "verify", **made)
         if "shell_limits" in s: kept["shell_limits"] = ShellLimits(**s["shell_limits"])
         return RLM(root, subs, **kept | ours)
@@ -103,8 +105,9 @@ def resume(
     return rlm.resume(t, context, response_format, insist, contexts)
 
 @delegates(resume)
-async def aresume(log: str|Path|Trajectory|Result, context: Any=None, model: str|LM|None=None, *, response_format: Any=None,
-                  insist: bool=False, limits: Limits|None=None, contexts: dict={}, **kwargs) -> Result:
+async def aresume(log: str|Path|Trajectory|Result, context: Any=None, model: str|LM|None=None, *,
+                  response_format: Any=None, insist: bool=False, limits: Limits|None=None, contexts: dict={},
+                  **kwargs) -> Result:
     "`resume` to `await`"
     t,rlm = _going_on(log, model, limits, kwargs)
     return await rlm.aresume(t, context, response_format, insist, contexts)
@@ -169,7 +172,8 @@ def branch(
         more = free if isinstance(e, (Reply, Subcall)) else dict(after=ids[e.after]) if isinstance(e, Resume) else {}
         if isinstance(e, Cell) and e.error not in stopped("max_seconds"): more = dict(seconds=0.)
         if e.id == run.id: more = _forked(t, run, step, rlm)
-        new.append(replace(e, id=ids[e.id], run=e.run and ids[e.run], parent=e.parent and ids[e.parent], time=0., **more))
+        new.append(replace(e, id=ids[e.id], run=e.run and ids[e.run], parent=e.parent and ids[e.parent], time=0.,
+                           **more))
     return new
 
 def _forked(t, run, step, rlm):
@@ -227,8 +231,8 @@ def fork(self:Trajectory,
 @patch
 @delegates(Trajectory.fork)
 async def afork(self:Trajectory, step: int, code: str|None=None, message: str|None=None, model: str|LM|None=None,
-                limits: Limits|None=None, context: Any=None, contexts: dict={}, shell: Any=None, log: str|Path|None=None,
-                insist: bool=False, **kwargs) -> Result:
+                limits: Limits|None=None, context: Any=None, contexts: dict={}, shell: Any=None,
+                log: str|Path|None=None, insist: bool=False, **kwargs) -> Result:
     "`fork` to `await`"
     rlm,session,go = _fork(self, step, code, message, model, limits, context, contexts, shell, log, insist, kwargs)
     try: return await run_async(go())

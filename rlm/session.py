@@ -57,7 +57,7 @@ class Session:
         self.events,self.new = [],{} # of the conversation; contexts that the model has not been told of
         self.shell,self.result,self.run,self.judge,self.budget = None,None,None,None,parent and parent.budget
         self.noted = {} # plain data of the caller's for the log
-        self.watched,self.streams = True,False # whether a view may show it; whether somebody hears what happens as it does
+        self.watched,self.streams = True,False # whether a view may show it; whether somebody hears it as it happens
         self.insist,self.fork = parent.insist if parent else False,None # of a fork: what comes next, for `Again`
         self.held = False # whether the shell was handed in, with all that is in it
         self._asking,self._checks,self.closed,self._opens = False,False,False,threading.Lock()
@@ -196,7 +196,8 @@ def _opening(self:Session, query, typed):
     dialect = as_dialect(self.lm, o.dialect)
     system = self._system(dialect) if first else ""
     pieces = preview(self.context, o.preview) if first and o.preview else ""
-    prompt = prompts.user_prompt(query, about, wanted, pieces) if first else prompts.further_prompt(query, about, wanted)
+    prompt = (prompts.user_prompt(query, about, wanted, pieces) if first else
+              prompts.further_prompt(query, about, wanted))
     self.new = {}
     return Run(run=self.parent and self.parent.run.id, parent=self.parent and self.parent.shell.sub.parent, query=query,
         model=self.lm.model, sub_model=sh.sub.lm.model, context=known, dialect=dialect, shell=sh.home, system=system,
@@ -297,7 +298,8 @@ def _driver(self:Session, run, typed):
     self.run = run
     self._judge(run.query, typed)
     o,sh,lm = self.rlm,self.shell,self._lm_for(run)
-    driver = Driver(lm, [make_run_repl(sh, o.max_output, o.final_var)], sh, self.trajectory, run, self.budget, o.max_output)
+    driver = Driver(lm, [make_run_repl(sh, o.max_output, o.final_var)], sh, self.trajectory, run, self.budget,
+                    o.max_output)
     driver.judge,driver.streams,run.limits = self.judge,self.streams,vars(o.limits)
     self.unsummed = 0 # tokens of a conversation that could not be summed up
     async def shorten(effect): return await self._shorten(driver, effect)
@@ -317,8 +319,8 @@ async def _looped(self:Session, query, typed):
     await self._restore()
     self._answer_calls()
     driver,limits = await in_thread(self._opened, query, typed),self.rlm.limits
-    return driver,toolloop(driver.run, list(driver.tools), driver.code_tool, limits.max_steps, patterns=self.rlm.patterns,
-                           max_errors=limits.max_errors, events=self.events)
+    return driver,toolloop(driver.run, list(driver.tools), driver.code_tool, limits.max_steps,
+                           patterns=self.rlm.patterns, max_errors=limits.max_errors, events=self.events)
 
 # %% ../nbs/09_session.ipynb #9924f57c
 @patch
@@ -349,15 +351,16 @@ def _go_on(self:Session, driver):
     if sub: sub.attach(self.trajectory, self.budget, self.run.id, past.batches)
     about = dict(run=self.run.id, parent=self.run.id, after=past.after)
     driver.spent,driver.start = past.spent,time.monotonic() - past.spent
-    driver.opening = None if self.fork is not None else Resume(model=self.lm.model, limits=vars(self.rlm.limits), **about)
+    driver.opening = (None if self.fork is not None else
+                      Resume(model=self.lm.model, limits=vars(self.rlm.limits), **about))
 
 # %% ../nbs/09_session.ipynb #f2c31dd3
 @patch
 def _made(self:Session):
     "The result of the last run"
     sh = self.shell
-    self.result = Result(self.trajectory.of(self.run.id), self.judge and self.judge.parsed, sh, sh.contexts if sh else {},
-                         self.trajectory.path)
+    self.result = Result(self.trajectory.of(self.run.id), self.judge and self.judge.parsed, sh,
+                         sh.contexts if sh else {}, self.trajectory.path)
     return self.result
 
 # %% ../nbs/09_session.ipynb #9c2eae85
@@ -428,8 +431,9 @@ def _direct(self:Session, text, query, typed):
     async def ask(lm, prompt): return await self._aside(lm, prompt, "verify")
     o,known = self.rlm,Evidence([], [text], self.trajectory)
     self.judge = Judge(query, typed, o.verify, o.max_refusals, lambda: known, ask)
-    self.run = replace(self.past.run) if self.past else Run(query=query, model=self.lm.model, context=facts(self.context),
-        dialect="direct", shell="", prompt=with_type(f"Question: {query.strip()}", typed), settings=self._settings())
+    self.run = replace(self.past.run) if self.past else Run(query=query, model=self.lm.model,
+        context=facts(self.context), dialect="direct", shell="",
+        prompt=with_type(f"Question: {query.strip()}", typed), settings=self._settings())
     driver = Driver(self._lm_for(self.run), [], None, self.trajectory, self.run, self.budget)
     driver.judge,driver.streams = self.judge,self.streams
     return driver,directloop(text, self.run.prompt, 1 + max(2, o.max_refusals), o.limits.max_steps)
@@ -478,7 +482,8 @@ def completion(self:Session,
     query: str,               # the question
     response_format: Any=None # what the answer must be: a type, pydantic model, dataclass, `TypedDict` or JSON schema
     ) -> Result:
-    "Answer `query` and wait for it; raises an `RLMError` that has the trajectory. Ctrl-C stops the run and keeps its log"
+    ("Answer `query` and wait for it; raises an `RLMError` that has the trajectory. "
+     "Ctrl-C stops the run and keeps its log")
     return run_sync(self._ask(query, response_format))
 
 @patch
@@ -549,7 +554,8 @@ def _recorded(self:Session, t, response_format):
 async def _resume(self:Session, response_format=None, insist=False):
     runs = [e for e in self.trajectory.own() if isinstance(e, Run)]
     if not runs: raise InputError(f"{self._log_name()}: there is no run in it that could go on.")
-    if self.events or self._asking: raise InputError("This session has been asked already: open another one on its log.")
+    if self.events or self._asking:
+        raise InputError("This session has been asked already: open another one on its log.")
     past = Past(self.trajectory, runs[-1])
     if past.part.status in ("done", "fallback"): return self._recorded(past.part, response_format)
     self.insist,self.past = insist,past

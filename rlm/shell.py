@@ -726,7 +726,7 @@ def close(self: InProcessShell):
     for name in self.compile._filename_map: linecache.cache.pop(name, None)
     if self._thread is not None: self._thread.stop()
     if scripts := self._stay_out_of_exit(): scripts.kill_bg_processes()
-    if self._loop is not None and not self._loop.is_running() and not sys.is_finalizing(): # when no thread starts any more
+    if self._loop is not None and not self._loop.is_running() and not sys.is_finalizing(): # when no thread can start
         closer = threading.Thread(target=_close_loop, args=(self._loop,), daemon=True)
         closer.start()
         closer.join(2)

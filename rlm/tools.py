@@ -112,7 +112,8 @@ class Reader:
 # %% ../nbs/08_tools.ipynb #ed3fe886
 @patch
 def cite(self:Reader, quote: str) -> dict:
-    "Point to a passage the answer rests on, by its exact words: gives its place, or found=False if there is no such text"
+    ("Point to a passage the answer rests on, by its exact words: gives its place, or found=False "
+     "if there is no such text")
     for name,value in self.contexts.items():
         if place := locate(quote, value): break
     else: place,name = None,"context"

@@ -18,8 +18,8 @@ from typing import Any, Callable, Iterable
 
 from fastcore.basics import patch
 
-from .events import (Cell, Citation, End, Event, Final, InputError, Reply, Resume, Run, Subcall, Summary, Usage, VERSION,
-    event_from_json, event_to_json, malformed, passing)
+from .events import (Cell, Citation, End, Event, Final, InputError, Reply, Resume, Run, Subcall, Summary, Usage,
+    VERSION, event_from_json, event_to_json, malformed, passing)
 
 # %% ../nbs/01_trajectory.ipynb #bf6e27a8
 class Trajectory:
@@ -120,8 +120,9 @@ def _open(self:Trajectory):
     try:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         f = open(self.path, "ab", buffering=0)
-    except OSError as e: raise InputError(f"{self.path}: no log can be written here ({(e.strerror or str(e)).lower()}); "
-        "choose another name, or keep no log.") from None
+    except OSError as e:
+        raise InputError(f"{self.path}: no log can be written here ({(e.strerror or str(e)).lower()}); "
+                         "choose another name, or keep no log.") from None
     try: self._size = self._ready(f)
     except BaseException:
         f.close()
@@ -131,8 +132,9 @@ def _open(self:Trajectory):
 @patch
 def _ready(self:Trajectory, f):
     "Make sure that the file ends where an event may follow; its size then"
-    if not locked(f): raise InputError(f"{self.path}: this log is being written to by another process, or by a trajectory "
-        "that was not closed: wait for the end of its run, or stop it.")
+    if not locked(f):
+        raise InputError(f"{self.path}: this log is being written to by another process, or by a trajectory "
+                         "that was not closed: wait for the end of its run, or stop it.")
     there = self.path.read_bytes()
     if self._size not in (None, len(there)): raise InputError(f"{self.path}: this file was changed since it was read: "
         "load it again, or choose another name.")
@@ -304,14 +306,16 @@ def counts(self:Trajectory) -> dict:
     subs = [e.cached for e in self if isinstance(e, Subcall)]
     steps = sum(isinstance(e, Reply) and e.run in below for e in self)
     ran = sum(isinstance(e, Cell) and e.code is not None for e in self)
-    return dict(steps=len(self.replies), sub_calls=subs.count(False) + steps, cache_hits=subs.count(True), code_executions=ran)
+    return dict(steps=len(self.replies), sub_calls=subs.count(False) + steps, cache_hits=subs.count(True),
+                code_executions=ran)
 
 # %% ../nbs/01_trajectory.ipynb #9e8df723
 @patch
 def _usages(self:Trajectory):
     "Depth, model and usage of each call"
     depths = {o.id: o.depth for o in self.runs}
-    return ((depths.get(e.run, 0) + isinstance(e, Subcall), e.model, e.usage) for e in self if isinstance(e, (Reply, Subcall)))
+    return ((depths.get(e.run, 0) + isinstance(e, Subcall), e.model, e.usage)
+            for e in self if isinstance(e, (Reply, Subcall)))
 
 def _sums(pairs):
     res = defaultdict(list)
@@ -409,7 +413,8 @@ class Step:
         self.reply,self.cells,self.sub_calls,self.children,self.kept = reply,cells,sub_calls,children,kept
 
     def __repr__(self):
-        more = [_n(len(o), what) for o,what in ((self.cells, "cell"), (self.sub_calls, "sub-call"), (self.children, "child run")) if o]
+        parts = (self.cells, "cell"), (self.sub_calls, "sub-call"), (self.children, "child run")
+        more = [_n(len(o), what) for o,what in parts if o]
         return f"Step({self.number}, {''.join(f'{o}, ' for o in more)}{self.usage})"
 
 @patch(as_prop=True)
@@ -453,7 +458,8 @@ def steps(self:Trajectory) -> list:
         if isinstance(e, Cell): cells[e.parent].append(e)
     def step(r):
         ids = [r.id, *(o.id for o in cells[r.id])]
-        return Step(r, cells[r.id], [e for i in ids for e in calls[i]], [o for i in ids for o in below.get(i, [])], id(r) in kept)
+        return Step(r, cells[r.id], [e for i in ids for e in calls[i]], [o for i in ids for o in below.get(i, [])],
+                    id(r) in kept)
     return [step(o) for o in self.replies]
 
 # %% ../nbs/01_trajectory.ipynb #5c8c0f6a
@@ -484,7 +490,8 @@ class _Elsewhere:
         import_module(f".{self.module}", __package__) # which puts the method in this place
         return getattr(obj, self.name)
 
-_elsewhere = dict(analysis="to_df diff plot coverage", page="to_html _repr_html_", revisit="fork afork at", export="to_notebook to_script to_chats to_rlms")
+_elsewhere = dict(analysis="to_df diff plot coverage", page="to_html _repr_html_", revisit="fork afork at",
+                  export="to_notebook to_script to_chats to_rlms")
 for _module,_methods in _elsewhere.items():
     for _name in _methods.split(): setattr(Trajectory, _name, _Elsewhere(_module, _name))
 for _cls in (Step, Event): _cls._repr_html_ = _Elsewhere("page", "_repr_html_")
