@@ -48,14 +48,16 @@ def io_loop() -> asyncio.AbstractEventLoop:
 # %% ../nbs/02_io.ipynb #da7f13ae
 class Job(Future):
     "What will become of a coroutine on the I/O loop"
-    def __init__(self, coro):
+    def __init__(self, coro, wanted: bool=True): # what is not wanted any more is cancelled before its first step
         super().__init__()
+        self._wanted = wanted
         self._coro,self._task,self._loop,self._asked = coro,None,io_loop(),False # whether it was told to stop
         self._loop.call_soon_threadsafe(self._start) # with the context variables of the caller
 
     def _start(self):
         self._task = self._loop.create_task(self._coro)
         self._task.add_done_callback(self._end)
+        if not self._wanted: self._task.cancel()
 
     def cancel(self):
         "Ask the coroutine to stop, once, so that its ending is not broken off; it is over a little later"
@@ -111,7 +113,7 @@ _pending = set() # what somebody waits for
 
 def submit(coro) -> Job:
     "Start `coro` on the I/O loop"
-    job = Job(coro)
+    job = Job(coro, not any(o.cancelled for o in _scopes.get()))
     _pending.add(job)
     job.add_done_callback(_pending.discard)
     for o in _scopes.get(): o._add(job)
