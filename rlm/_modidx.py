@@ -278,7 +278,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                          'rlm.cli.fail': ('cli.html#fail', 'rlm/cli.py'),
                          'rlm.cli.home_for': ('cli.html#home_for', 'rlm/cli.py'),
                          'rlm.cli.interrupts': ('cli.html#interrupts', 'rlm/cli.py'),
-                         'rlm.cli.is_over': ('cli.html#is_over', 'rlm/cli.py'),
                          'rlm.cli.known_limits': ('cli.html#known_limits', 'rlm/cli.py'),
                          'rlm.cli.load_run': ('cli.html#load_run', 'rlm/cli.py'),
                          'rlm.cli.main': ('cli.html#main', 'rlm/cli.py'),

@@ -15,8 +15,8 @@ __all__ = ['NO_MODEL', 'Question', 'Paths', 'Model', 'SubModel', 'BaseURL', 'Max
            'warnings_said', 'streams_kept', 'interrupts', 'exit_code', 'sentence', 'as_json', 'check', 'home_for',
            'where', 'shell_limits', 'view_on', 'fail', 'report', 'unheard', 'carry_out', 'ask_model', 'answer', 'rlm',
            'ask', 'run_names', 'summary_json', 'runs', 'readable', 'load_run', 'play', 'show_page', 'view',
-           'recorded_context', 'is_over', 'known_limits', 'resume_run', 'resume', 'exported', 'export', 'demo_run',
-           'demo', 'doctor', 'run_command', 'main']
+           'recorded_context', 'known_limits', 'resume_run', 'resume', 'exported', 'export', 'demo_run', 'demo',
+           'doctor', 'run_command', 'main']
 
 # %% ../nbs/17_cli.ipynb #7d7d126a
 import atexit, json, os, re, shutil, signal, sys, traceback, warnings
@@ -470,16 +470,9 @@ def recorded_context(run, paths):
     with chdir(folder) if os.path.isdir(folder := str(run.settings.get("folder"))) else nullcontext():
         return read_context([str(o) for o in noted])
 
-# %% ../nbs/17_cli.ipynb #c1daddf8
+# %% ../nbs/17_cli.ipynb #221bb4a3
 OVER = "there is nothing to go on with: this run is over, and has given its answer"
 
-def is_over(trajectory) -> bool:
-    "Whether the last question of a log has its answer"
-    from rlm.events import Run
-    last = [o for o in trajectory.own() if isinstance(o, Run)][-1]
-    return trajectory.of(last.id).status in ("done", "fallback")
-
-# %% ../nbs/17_cli.ipynb #221bb4a3
 def known_limits(trajectory, named):
     "`Limits` of a log with some others; `None` where none is named"
     from rlm.events import Limits, Resume
@@ -521,7 +514,7 @@ def resume(run: RunName, path: Paths=None, model: OtherModel=None, sub_model: Ot
                  max_sub_calls=max_sub_calls, max_depth=max_depth)
     def prepare():
         t = load_run(run, log_dir)
-        if is_over(t): return t.path,OVER,lambda view: not view.catch_up(t)
+        if t.status in ("done", "fallback"): return t.path,OVER,lambda view: not view.catch_up(t)
         limits,context = known_limits(t, named),recorded_context(t.run, path)
         home = home_for(shell or "auto")
         given = {k: v for k,v in dict(sub_model=sub_model, base_url=base_url, shell=home).items() if v}
