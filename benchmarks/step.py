@@ -19,8 +19,9 @@ def timed_run(url, log):
     times = []
     def on_event(e):
         if isinstance(e, Reply): times.append(time.perf_counter())
-    t = run("What is x?", "abc"*300, MODEL, base_url=url, limits=Limits(max_steps=STEPS), log=log, on_event=on_event)
-    requests = [to_messages(t.events[:i]) for i,e in enumerate(t.events) if isinstance(e, Reply)]
+    limits = Limits(max_steps=STEPS)
+    t = run("What is x?", "abc"*300, MODEL, base_url=url, limits=limits, log=log, on_event=on_event).trajectory
+    requests = [to_messages(t[:i]) for i,e in enumerate(t) if isinstance(e, Reply)]
     return [b-a for a,b in zip(times, times[1:])][:-1],requests[1:-1]
 
 
@@ -50,8 +51,8 @@ def rest_row(url, folder, rounds):
     log = iter(range(1_000_000))
     def one():
         start = time.perf_counter()
-        t = run("What is x?", "abc"*300, MODEL, base_url=url, log=folder/f"{next(log)}.jsonl")
-        return time.perf_counter() - start - sum(o.seconds for o in t.replies)
+        r = run("What is x?", "abc"*300, MODEL, base_url=url, log=folder/f"{next(log)}.jsonl")
+        return time.perf_counter() - start - sum(o.seconds for o in r.trajectory.replies)
     one()
     return [Row("all else in a run of one step", ms(interleaved(rounds, one)[0]), compare="value", target=15)]
 
