@@ -177,11 +177,13 @@ class LM:
         max_concurrency: int=32, # calls in flight at once
         window: int|None=None,   # tokens that fit into a request; default: as LiteLLM lists it
         cache_prompts: bool=True, # mark what a provider should keep of a prompt, where it wants marks
-        **params):               # sent with every request
+        **params):               # sent with every request, or by which it is: `client=openai.AsyncOpenAI(...)`
         if not model or not isinstance(model, str):
             raise InputError(f"A model name is needed, such as 'openai/gpt-5', not {model!r}")
         self.model,self.base_url = model,_as_url(base_url) if base_url else None
         self._api_key,self.params = Secret(api_key) if api_key else None,hide(params)
+        if "SyncAPIClient" in (o.__name__ for o in type(params.get("client")).__mro__):
+            raise InputError(f"client must be asynchronous, such as openai.Async{type(params['client']).__name__}(...)")
         self.timeout,self.retries,self.max_concurrency,self._slots = timeout,retries,max_concurrency,None
         self._window,self.cache_prompts = window,cache_prompts
 

@@ -10,6 +10,7 @@ from rlm.events import (InputError, LimitExceeded, LMAuthError, LMConnectionErro
     LMNotFoundError, LMRateLimitError, LMRequestError, LMServerError, LMTimeoutError)
 from rlm.io import Scope, run_async, run_sync, submit
 from rlm.lm import LM, as_message, as_usage, litellm_module
+from rlm.model import RLM
 from rlm.offline import Fault, ScriptedLM, Slow, serve, tool_call, tool_calls
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{o}") for o in ("Accessing the 'model_", "Item.*ReadOnly")] # LiteLLM's, with the newest pydantic
@@ -636,6 +637,17 @@ def test_after_is_told_once_and_of_everything():
     told.clear()
     with pytest.raises(Cancelled), run: ScriptedLM(["a"]).batch(["Hi"]*3, after=told.__setitem__)
     assert [type(o) for o in told.values()] == [asyncio.CancelledError]*3
+
+def test_a_client_of_the_callers(tmp_path):
+    "It is used as it is, and its key does not come into the log"
+    import openai
+    with serve(lambda m, tools: tool_call("FINAL(llm_query('Who?'))") if tools else "Acme", api_key="sk-of-the-client") as srv:
+        client = openai.AsyncOpenAI(base_url=srv.base_url, api_key="sk-of-the-client")
+        r = RLM("openai/gpt-5-mini", client=client, seed=3).completion("Who?", "text", log=tmp_path/"l.jsonl")
+        assert r.answer == "Acme" and [o["body"]["seed"] for o in srv.requests] == [3, 3]
+        assert "sk-of" not in (tmp_path/"l.jsonl").read_text()
+        with pytest.raises(InputError, match=r"openai.AsyncOpenAI\(...\)"):
+            LM("openai/gpt-5-mini", client=openai.OpenAI(base_url=srv.base_url, api_key="sk-of-the-client"))
 
 # ---- what is known about a model
 
