@@ -518,6 +518,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'rlm.events._checked': ('events.html#_checked', 'rlm/events.py'),
                             'rlm.events._event': ('events.html#_event', 'rlm/events.py'),
                             'rlm.events._fits': ('events.html#_fits', 'rlm/events.py'),
+                            'rlm.events._not_deep': ('events.html#_not_deep', 'rlm/events.py'),
                             'rlm.events._parsed': ('events.html#_parsed', 'rlm/events.py'),
                             'rlm.events._plain': ('events.html#_plain', 'rlm/events.py'),
                             'rlm.events._sayable': ('events.html#_sayable', 'rlm/events.py'),

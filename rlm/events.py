@@ -323,7 +323,15 @@ def _parsed(line):
     # twice as fast, and does not know the lone surrogates that Python's strings may have
     from pydantic_core import from_json
     try: return from_json(line)
-    except ValueError: return json.loads(line)
+    except ValueError: return _not_deep(json.loads(line))
+
+def _not_deep(value, most=900):
+    "`value`, if nothing in it is nested so deep that a later look at it would fail, which depends on Python's version"
+    level = [value]
+    for _ in range(most):
+        level = [o for v in level if isinstance(v, (dict, list)) for o in (v.values() if isinstance(v, dict) else v)]
+        if not level: return value
+    raise ValueError("nested too deep")
 
 malformed = ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError # from what is no event
 

@@ -649,7 +649,8 @@ def _exchange(self:WorkerShell, worker, message, raw=None):
     error = answer.get("error")
     if error is not None:
         try: e = as_error(*(clip(str(o), 10_000) for o in error[:2]))
-        except (TypeError, ValueError): raise ShellError("The worker answered with what is no error") from None
+        except (LookupError, TypeError, ValueError):
+            raise ShellError("The worker answered with what is no error") from None
         raise e
     return answer.get("value")
 
