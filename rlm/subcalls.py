@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from .budget import Budget
 from .cache import Completion
 from .context import as_text, load_context
-from .events import AnswerError, fmt_cost, InputError, LimitExceeded, RLMError, Subcall, SubcallStart
+from .events import AnswerError, fmt_cost, InputError, LimitExceeded, Subcall, SubcallStart, told
 from .files import image_format
 from .io import run_sync
 from .lm import LM, as_messages
@@ -301,8 +301,7 @@ def _whole(question, context):
 async def _child(self:SubLM, slots, question, context, response_format):
     async with slots:
         try: return await self.child(question, context, response_format)
-        except Exception as e:
-            return CallError(f"ERROR: {e if isinstance(e, RLMError) else f'{type(e).__name__}: {e}'}")
+        except Exception as e: return CallError(f"ERROR: {told(e)}")
 
 @patch
 async def _children(self:SubLM, questions, contexts, response_format):
